@@ -1,0 +1,59 @@
+// swift-tools-version: 6.1
+import PackageDescription
+
+// LibTorch is not named here: the C++ shim over it (Sources/TorchShim) is built by `make` into
+// libgraft_torch.so, which CTorch loads on first use. See docs/architecture.md.
+
+let settings: [SwiftSetting] = [.swiftLanguageMode(.v6), .enableUpcomingFeature("ExistentialAny")]
+
+let package = Package(
+    name: "Graft",
+    platforms: [.macOS(.v15)],
+    products: [
+        .library(name: "Graft", targets: ["Graft"]),
+        .executable(name: "graft", targets: ["GraftCLI"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+    ],
+    targets: [
+        .target(name: "CTorch", linkerSettings: [.linkedLibrary("dl", .when(platforms: [.linux]))]),
+        .target(name: "CBlocks"),
+        .target(
+            name: "Torch",
+            dependencies: ["CTorch", .product(name: "Crypto", package: "swift-crypto")],
+            swiftSettings: settings),
+        .target(name: "Formats", dependencies: ["Torch", "CBlocks"], swiftSettings: settings),
+        .target(name: "Tokenizers", dependencies: ["Formats"], swiftSettings: settings),
+        .target(name: "Backbones", dependencies: ["Torch", "Formats", "Tokenizers"], swiftSettings: settings),
+        .target(name: "PEFT", dependencies: ["Torch", "Formats", "Backbones"], swiftSettings: settings),
+        .target(
+            name: "Training",
+            dependencies: [
+                "Torch", "Formats", "Tokenizers", "Backbones", "PEFT",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "Yams", package: "Yams"),
+            ],
+            swiftSettings: settings),
+        .target(
+            name: "Graft",
+            dependencies: ["Torch", "Formats", "Tokenizers", "Backbones", "PEFT", "Training"],
+            swiftSettings: settings),
+        .executableTarget(
+            name: "GraftCLI",
+            dependencies: ["Graft", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            swiftSettings: settings),
+
+        .target(name: "TestSupport", dependencies: ["Graft"], path: "Tests/TestSupport", swiftSettings: settings),
+        .testTarget(name: "TorchTests", dependencies: ["Torch", "TestSupport"], swiftSettings: settings),
+        .testTarget(name: "FormatsTests", dependencies: ["Formats", "TestSupport"], swiftSettings: settings),
+        .testTarget(name: "TokenizersTests", dependencies: ["Tokenizers", "TestSupport"], swiftSettings: settings),
+        .testTarget(name: "BackbonesTests", dependencies: ["Backbones", "TestSupport"], swiftSettings: settings),
+        .testTarget(name: "PEFTTests", dependencies: ["PEFT", "TestSupport"], swiftSettings: settings),
+        .testTarget(name: "TrainingTests", dependencies: ["Training", "TestSupport"], swiftSettings: settings),
+        .testTarget(name: "CLITests", dependencies: ["Graft", "TestSupport"], swiftSettings: settings),
+    ]
+)
