@@ -65,7 +65,7 @@ typedef void (*CTRelease)(void *context);
 /// The engine. Functions that can fail return NULL or a negative number; `lastError` then says why.
 typedef struct CTorchAPI {
     int32_t abiVersion;
-    const char *(*_Nonnull lastError)(void);
+    const char *_Nonnull (*_Nonnull lastError)(void);
 
     // Operators, through the boxed dispatcher.
     CTOperator _Nullable (*_Nonnull findOperator)(const char *name, const char *overload);
@@ -77,7 +77,7 @@ typedef struct CTorchAPI {
     // Tensors.
     CTTensor _Nullable (*_Nonnull fromBlob)(
         void *data, const int64_t *sizes, int32_t dim, int32_t dtype, CTRelease release, void *owner);
-    CTTensor (*_Nonnull retain)(CTTensor tensor);
+    CTTensor _Nonnull (*_Nonnull retain)(CTTensor _Nonnull tensor);
     void (*_Nonnull release)(CTTensor tensor);
     int32_t (*_Nonnull dim)(CTTensor tensor);
     void (*_Nonnull sizes)(CTTensor tensor, int64_t *sizes);
@@ -110,9 +110,9 @@ typedef struct CTorchAPI {
     void (*_Nonnull freeGenerator)(CTGenerator generator);
 
     // The machine.
-    const char *(*_Nonnull version)(void);
-    const char *(*_Nonnull cpuCapability)(void);
-    const char *(*_Nonnull libraryPath)(void);
+    const char *_Nonnull (*_Nonnull version)(void);
+    const char *_Nonnull (*_Nonnull cpuCapability)(void);
+    const char *_Nonnull (*_Nonnull libraryPath)(void);
     int32_t (*_Nonnull threads)(void);
     void (*_Nonnull setThreads)(int32_t count);
     /// Loads LibTorch's CUDA library where it lies beside libtorch_cpu; 1: usable, 0: not there, -1: an error.
