@@ -94,7 +94,7 @@ public enum Memory {
         #if canImport(Darwin)
         return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_maxrss : 0
         #elseif canImport(Glibc)
-        return getrusage(XX
+        return getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage) == 0 ? usage.ru_maxrss * 1024 : 0
         #else
         return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_maxrss * 1024 : 0
         #endif
