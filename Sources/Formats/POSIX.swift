@@ -57,11 +57,11 @@ func joined(_ folder: String, _ name: String) -> String {
 }
 
 /// Kinds of what may be at a path.
-enum PathKind {
+package enum PathKind {
     case file, folder, other, missing
 
     /// Looks, following symbolic links.
-    init(_ path: String) {
+    package init(_ path: String) {
         var info = stat()
         guard stat(path, &info) == 0 else {
             self = .missing
