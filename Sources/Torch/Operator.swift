@@ -33,23 +33,30 @@ public protocol OperatorListItem: OperatorArgument {
     static func argument(listing items: [Self]) -> Argument
 }
 
+/// A number beside a tensor; an integer leaves a tensor of integers one, a real number makes it real.
+public protocol OperatorNumber: OperatorArgument {}
+
 extension Tensor: OperatorListItem {
     /// The tensor.
     public var argument: Argument { .tensor(self) }
     /// A list of tensors.
     public static func argument(listing items: [Tensor]) -> Argument { .tensors(items) }
 }
-extension Int: OperatorListItem {
+extension Int: OperatorListItem, OperatorNumber {
     /// An integer, or a real number where the schema asks for one.
     public var argument: Argument { .integer(self) }
     /// A list of integers, or of real numbers where the schema asks for them.
     public static func argument(listing items: [Int]) -> Argument { .integers(items) }
 }
-extension Double: OperatorListItem {
+extension Double: OperatorListItem, OperatorNumber {
     /// A real number.
     public var argument: Argument { .real(self) }
     /// A list of real numbers.
     public static func argument(listing items: [Double]) -> Argument { .reals(items) }
+}
+extension Float: OperatorNumber {
+    /// A real number.
+    public var argument: Argument { .real(Double(self)) }
 }
 extension Bool: OperatorListItem {
     /// A truth value.
@@ -57,16 +64,20 @@ extension Bool: OperatorListItem {
     /// A list of truth values.
     public static func argument(listing items: [Bool]) -> Argument { .integers(items.map { $0 ? 1 : 0 }) }
 }
-extension String: OperatorArgument { /// A string.
+extension String: OperatorArgument {
+    /// A string.
     public var argument: Argument { .string(self) }
 }
-extension DType: OperatorArgument { /// LibTorch's number of the dtype.
+extension DType: OperatorArgument {
+    /// LibTorch's number of the dtype.
     public var argument: Argument { .integer(Int(rawValue)) }
 }
-extension Device: OperatorArgument { /// The device.
+extension Device: OperatorArgument {
+    /// The device.
     public var argument: Argument { .device(self) }
 }
-extension Generator: OperatorArgument { /// The generator.
+extension Generator: OperatorArgument {
+    /// The generator.
     public var argument: Argument { .generator(self) }
 }
 extension Array: OperatorArgument where Element: OperatorListItem {

@@ -113,7 +113,8 @@ extension Tensor {
     /// - Throws: `TorchError` when there are too many indices or one is out of range.
     public func indexed(_ indices: TensorIndex...) throws -> Tensor {
         let (view, tensors) = try applyingViews(indices)
-        return tensors.contains { $0 != nil } ? try callTensor("aten::index.Tensor", view, Argument.tensors(tensors)) : view
+        return tensors.contains { $0 != nil }
+            ? try callTensor("aten::index.Tensor", view, Argument.tensors(tensors)) : view
     }
 
     /// Writes `value`, broadcast, into a part of the tensor.
@@ -140,8 +141,12 @@ extension Tensor {
             default: consumed += 1
             }
         }
-        guard ellipses <= 1 else { throw TorchError("an index of \(self) has \(ellipses) ellipses, at most one is allowed") }
-        guard consumed <= rank else { throw TorchError("\(consumed) indices for \(self), which has \(rank) dimensions") }
+        guard ellipses <= 1 else {
+            throw TorchError("an index of \(self) has \(ellipses) ellipses, at most one is allowed")
+        }
+        guard consumed <= rank else {
+            throw TorchError("\(consumed) indices for \(self), which has \(rank) dimensions")
+        }
         var view = self
         var dimension = 0
         var tensors: [Tensor?] = []

@@ -6,7 +6,7 @@ import CTorch
 /// A tensor is a reference. References may cross threads; changing one tensor from two threads at once is an error
 /// of the program, as it is with any array.
 public final class Tensor: @unchecked Sendable {
-    /// The owned `at::Tensor *`. Keep the tensor alive while a call uses it.
+    /// The owned reference on the C++ side; keep the tensor alive while a call uses it.
     let handle: CTTensor
 
     init(owning handle: CTTensor) {
