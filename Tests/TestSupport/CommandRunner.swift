@@ -96,8 +96,8 @@ public final class RunningCommand: Sendable {
         watch.cancel()
         defer { try? FileManager.default.removeItem(atPath: files.path) }
         if seconds >= timeout {
-            throw CommandTimeout(
-                description: "'\(line)' took over \(timeout) s; it wrote:\n\(output.suffix(2000))\n\(errors.suffix(2000))")
+            let written = "\(output.suffix(2000))\n\(errors.suffix(2000))"
+            throw CommandTimeout(description: "'\(line)' took over \(timeout) s; it wrote:\n\(written)")
         }
         let signalled = process.terminationReason == .uncaughtSignal
         let status = signalled ? 128 + process.terminationStatus : process.terminationStatus
