@@ -1,0 +1,69 @@
+# Graft: set-up, build, tests. `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+SWIFT ?= swift
+PYTHON ?= python3
+PREFIX ?= /usr/local
+# Another LibTorch, by version or by folder; the set-up remembers the choice.
+LIBTORCH ?=
+# Words to pass on: make test FILTER=GGUF
+FILTER ?=
+export SWIFT PYTHON LIBTORCH
+
+CONFIGURATION := -c release
+PRODUCTS := .build/release
+# Off a terminal (CI, logs) SwiftPM prints a line a file: keep to warnings and errors there.
+QUIET := $(shell [ -t 1 ] || echo --quiet)
+SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples)
+
+.PHONY: help setup oracle build engine test demo bench format lint docs install clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
+	    printf '  make %-9s %s\n' "$$name" "$$text"; done
+
+setup: ## Fetch LibTorch, the demo's model and data into .graft (LIBTORCH=<version or folder> selects another LibTorch)
+	@scripts/setup.sh
+
+oracle: ## Also fetch the Python packages that tests and benchmarks compare with
+	@scripts/setup.sh oracle
+
+build: setup ## Build the command line: .build/release/graft
+	@$(MAKE) engine
+	@echo "Graft: building with Swift (the first time takes minutes) ..."
+	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product graft
+	@scripts/place-engine.sh $(PRODUCTS)
+	@echo "Graft: ready, $(PRODUCTS)/graft"
+
+engine: setup ## Build the C++ part alone (.build-engine), and put it beside the binaries that are built
+	@$(MAKE) -j2 -f scripts/engine.mk
+	@scripts/place-engine.sh $(PRODUCTS) .build/debug
+
+test: oracle ## Run every test (FILTER=<regular expression> runs some)
+	@$(MAKE) engine
+	@echo "Graft: building the tests with Swift (the first time takes minutes) ..."
+	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --build-tests
+	@scripts/place-engine.sh $(PRODUCTS)
+	@$(SWIFT) test $(CONFIGURATION) --skip-build --disable-xctest $(if $(FILTER),--filter '$(FILTER)')
+
+demo: build ## Fine-tune SmolLM2-135M on real data and show what it learnt
+	@scripts/demo.sh
+
+bench: oracle build ## Measure speed and memory beside peft and transformers
+	@scripts/bench.sh
+
+format: ## Rewrite the Swift files in the project's format
+	@$(SWIFT) format --in-place --recursive --parallel $(SWIFT_FILES)
+
+lint: ## Check the Swift files' format and style
+	@$(SWIFT) format lint --strict --recursive --parallel $(SWIFT_FILES)
+	@echo "lint: clean"
+
+install: build ## Copy graft, its engine and LibTorch below PREFIX (/usr/local)
+	@scripts/install.sh "$(PREFIX)"
+
+clean: ## Remove what was built; keep what was fetched
+	@rm -rf .build .build-engine

@@ -1,0 +1,103 @@
+/// Byte strings numbered from 0, one after the other in memory, found by number and by content.
+struct ByteStringTable: Sendable {
+    private var bytes: [UInt8] = []
+    /// Where each string begins in `bytes`, and at the end where the last one ends.
+    private var starts: [Int] = [0]
+    /// Open-addressing table of `hash << 32 | number + 1`; 0 is a free slot. Empty until `index()` was called.
+    private var slots: [UInt64] = []
+
+    /// Makes an empty table with room for `count` strings.
+    init(reserving count: Int = 0) {
+        starts.reserveCapacity(count + 1)
+        bytes.reserveCapacity(8 * count)
+    }
+
+    /// Number of strings.
+    var count: Int { starts.count - 1 }
+
+    /// Length of a string in bytes.
+    func length(of number: Int) -> Int { starts[number + 1] - starts[number] }
+
+    /// Calls `body` with the bytes of a string.
+    @inline(__always)
+    func withBytes<Result>(of number: Int, _ body: (UnsafeBufferPointer<UInt8>) throws -> Result) rethrows -> Result {
+        try bytes.withUnsafeBufferPointer {
+            try body(UnsafeBufferPointer(rebasing: $0[starts[number]..<starts[number + 1]]))
+        }
+    }
+
+    /// Appends a string that `write` appends to the bytes.
+    mutating func append(_ write: (inout [UInt8]) -> Void) {
+        write(&bytes)
+        starts.append(bytes.count)
+    }
+
+    /// Appends a string.
+    mutating func append(_ string: some Sequence<UInt8>) {
+        append { $0.append(contentsOf: string) }
+    }
+
+    /// Makes the strings findable by content; of equal strings the first is found.
+    mutating func index() {
+        var capacity = 16
+        while capacity < 2 * count { capacity *= 2 }
+        slots = [UInt64](repeating: 0, count: capacity)
+        for number in 0..<count {
+            let (slot, found) = withBytes(of: number) { find($0) }
+            if found == nil {
+                let hash = withBytes(of: number) { hashOfBytes($0) }
+                slots[slot] = UInt64(hash) << 32 | UInt64(number + 1)
+            }
+        }
+    }
+
+    /// The number of a string, or nil; `index()` must have been called after the last `append`.
+    func number(of string: UnsafeBufferPointer<UInt8>) -> Int? {
+        slots.isEmpty ? nil : find(string).number
+    }
+
+    private func find(_ string: UnsafeBufferPointer<UInt8>) -> (slot: Int, number: Int?) {
+        let hash = hashOfBytes(string)
+        let mask = slots.count - 1
+        var slot = Int(hash) & mask
+        while slots[slot] != 0 {
+            let number = Int(slots[slot] & 0xFFFF_FFFF) - 1
+            if UInt32(slots[slot] >> 32) == hash, withBytes(of: number, { isEqual($0, string) }) {
+                return (slot, number)
+            }
+            slot = (slot + 1) & mask
+        }
+        return (slot, nil)
+    }
+
+    private func isEqual(_ a: UnsafeBufferPointer<UInt8>, _ b: UnsafeBufferPointer<UInt8>) -> Bool {
+        a.count == b.count && a.elementsEqual(b)
+    }
+}
+
+/// A seed drawn once a process, so that no vocabulary file can be made to collide.
+private let hashSeed = UInt64.random(in: .min ... .max) | 1
+
+/// A fast hash of short byte strings.
+private func hashOfBytes(_ string: UnsafeBufferPointer<UInt8>) -> UInt32 {
+    var hash = hashSeed
+    var word: UInt64 = 0
+    var shift: UInt64 = 0
+    for byte in string {
+        word |= UInt64(byte) << shift
+        shift += 8
+        if shift == 64 {
+            hash = mixed(hash ^ word)
+            word = 0
+            shift = 0
+        }
+    }
+    hash = mixed(hash ^ word ^ UInt64(string.count) << 56)
+    return UInt32(truncatingIfNeeded: hash >> 32)
+}
+
+@inline(__always)
+private func mixed(_ value: UInt64) -> UInt64 {
+    let product = value.multipliedFullWidth(by: 0x9E37_79B9_7F4A_7C15)
+    return product.high ^ product.low
+}

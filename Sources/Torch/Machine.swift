@@ -1,0 +1,102 @@
+import CTorch
+
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Musl)
+import Musl
+#elseif canImport(Darwin)
+import Darwin
+#endif
+
+/// Facts about the machine and the engine under the program.
+public enum Machine {
+    /// LibTorch's version, such as `2.13.0+cpu`.
+    ///
+    /// - Throws: `TorchError` when the engine cannot be loaded.
+    public static func libTorchVersion() throws -> String { String(cString: try Engine.api().version()) }
+
+    /// The path of `libtorch_cpu` that was loaded.
+    ///
+    /// - Throws: `TorchError` when the engine cannot be loaded.
+    public static func libTorchPath() throws -> String { String(cString: try Engine.api().libraryPath()) }
+
+    /// The path of Graft's shim that was loaded.
+    ///
+    /// - Throws: `TorchError` when the engine cannot be loaded.
+    public static func shimPath() throws -> String {
+        _ = try Engine.api()
+        return ctorch_shim_path().map { String(cString: $0) } ?? ""
+    }
+
+    /// The vector instructions that LibTorch uses, such as `AVX512`.
+    ///
+    /// - Throws: `TorchError` when the engine cannot be loaded.
+    public static func cpuCapability() throws -> String { String(cString: try Engine.api().cpuCapability()) }
+
+    /// The number of threads that one operator uses.
+    ///
+    /// - Throws: `TorchError` when the engine cannot be loaded.
+    public static func threads() throws -> Int { Int(try Engine.api().threads()) }
+
+    /// Sets the number of threads that one operator uses.
+    ///
+    /// - Throws: `TorchError` when `count` is not positive or the engine cannot be loaded.
+    public static func setThreads(_ count: Int) throws {
+        guard count > 0 else { throw TorchError("\(count) threads: at least one is needed") }
+        try Engine.api().setThreads(Int32(count))
+    }
+}
+
+/// How much memory the process and an accelerator hold.
+public enum Memory {
+    /// The most bytes of main memory that the process has held since its start or the last ``resetPeak(on:)``.
+    public static func peakResident() -> Int { statusBytes("VmHWM:") ?? peakFromUsage() }
+
+    /// The bytes of main memory that the process holds now.
+    public static func resident() -> Int { statusBytes("VmRSS:") ?? peakFromUsage() }
+
+    /// The most bytes that tensors have held on an accelerator, or the process's peak for the CPU.
+    ///
+    /// - Throws: `TorchError` when the device is not there.
+    public static func peak(on device: Device) throws -> Int {
+        if device == .cpu { return peakResident() }
+        var allocated: Int64 = 0
+        var peak: Int64 = 0
+        try Engine.check(Engine.api().deviceMemory(device.code, &allocated, &peak))
+        return Int(peak)
+    }
+
+    /// Lets the peak start again from what is held now (on the CPU only where the system allows it: Linux).
+    ///
+    /// - Throws: `TorchError` when the device is not there.
+    public static func resetPeak(on device: Device = .cpu) throws {
+        guard device == .cpu else { return try Engine.check(Engine.api().resetDevicePeak(device.code)) }
+        if let file = fopen("/proc/self/clear_refs", "w") {
+            fputs("5", file)
+            fclose(file)
+        }
+    }
+
+    private static func statusBytes(_ field: String) -> Int? {
+        guard let file = fopen("/proc/self/status", "r") else { return nil }
+        defer { fclose(file) }
+        var line = [CChar](repeating: 0, count: 256)
+        while fgets(&line, Int32(line.count), file) != nil {
+            let text = line.withUnsafeBufferPointer { String(decoding: $0.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self) }
+            guard text.hasPrefix(field) else { continue }
+            return text.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first.flatMap { Int($0) }.map { $0 * 1024 }
+        }
+        return nil
+    }
+
+    private static func peakFromUsage() -> Int {
+        var usage = rusage()
+        #if canImport(Darwin)
+        return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_maxrss : 0
+        #elseif canImport(Glibc)
+        return getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage) == 0 ? usage.ru_maxrss * 1024 : 0
+        #else
+        return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_maxrss * 1024 : 0
+        #endif
+    }
+}

@@ -1,0 +1,106 @@
+// The table that CTorch loads, and the small functions on tensors in it.
+#include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
+
+#include "Shim.h"
+
+namespace graft {
+
+std::string &lastError() {
+    thread_local std::string message;
+    return message;
+}
+
+std::string describe(const std::exception &error) {
+    auto known = dynamic_cast<const c10::Error *>(&error);
+    std::string text = known ? known->what_without_backtrace() : error.what();
+    auto trace = text.find("\nException raised from");
+    if (trace != std::string::npos) text.resize(trace);
+    while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
+    return text;
+}
+
+namespace {
+
+CTTensor fromBlob(void *data, const int64_t *sizes, int32_t dim, int32_t dtype, CTRelease release, void *owner) {
+    return guarded<CTTensor>(nullptr, [&] {
+        return own(at::from_blob(data, at::IntArrayRef(sizes, dim), [release, owner](void *) { release(owner); },
+                                 at::TensorOptions().dtype(static_cast<at::ScalarType>(dtype))));
+    });
+}
+
+bool sharesStorage(CTTensor a, CTTensor b) {
+    return tensor(a).storage().unsafeGetStorageImpl() == tensor(b).storage().unsafeGetStorageImpl();
+}
+
+int32_t setRequiresGrad(CTTensor handle, bool value) {
+    return guarded<int32_t>(-1, [&] {
+        tensor(handle).set_requires_grad(value);
+        return 0;
+    });
+}
+
+CTTensor grad(CTTensor handle) {
+    return guarded<CTTensor>(nullptr, [&]() -> CTTensor {
+        const auto &value = tensor(handle).grad();
+        return value.defined() ? own(value) : nullptr;
+    });
+}
+
+int32_t setGrad(CTTensor handle, CTTensor value) {
+    return guarded<int32_t>(-1, [&] {
+        tensor(handle).mutable_grad() = value ? tensor(value) : at::Tensor();
+        return 0;
+    });
+}
+
+void copy(at::IntArrayRef from, int64_t *to) { std::copy(from.begin(), from.end(), to); }
+
+void *dataPointer(CTTensor handle) {
+    return guarded<void *>(nullptr, [&] { return tensor(handle).data_ptr(); });
+}
+
+const CTorchAPI api = {
+    .abiVersion = CTORCH_ABI_VERSION,
+    .lastError = [] { return lastError().c_str(); },
+    .findOperator = findOperator,
+    .call = call,
+    .freeList = freeList,
+    .fromBlob = fromBlob,
+    .retain = [](CTTensor handle) { return own(tensor(handle)); },
+    .release = [](CTTensor handle) { delete reinterpret_cast<at::Tensor *>(handle); },
+    .dim = [](CTTensor handle) { return static_cast<int32_t>(tensor(handle).dim()); },
+    .sizes = [](CTTensor handle, int64_t *out) { copy(tensor(handle).sizes(), out); },
+    .strides = [](CTTensor handle, int64_t *out) { copy(tensor(handle).strides(), out); },
+    .dtype = [](CTTensor handle) { return static_cast<int32_t>(tensor(handle).scalar_type()); },
+    .device = [](CTTensor handle) { return encode(tensor(handle).device()); },
+    .isContiguous = [](CTTensor handle) { return tensor(handle).is_contiguous(); },
+    .sharesStorage = sharesStorage,
+    .data = dataPointer,
+    .requiresGrad = [](CTTensor handle) { return tensor(handle).requires_grad(); },
+    .setRequiresGrad = setRequiresGrad,
+    .grad = grad,
+    .setGrad = setGrad,
+    .gradEnabled = [] { return c10::GradMode::is_enabled(); },
+    .setGradEnabled = [](bool value) { c10::GradMode::set_enabled(value); },
+    .backward = backward,
+    .gradients = gradients,
+    .attachFunction = attachFunction,
+    .makeGenerator = makeGenerator,
+    .freeGenerator = freeGenerator,
+    .version = version,
+    .cpuCapability = cpuCapability,
+    .libraryPath = libraryPath,
+    .threads = threads,
+    .setThreads = setThreads,
+    .loadCUDA = loadCUDA,
+    .cudaDeviceCount = cudaDeviceCount,
+    .synchronize = synchronize,
+    .deviceMemory = deviceMemory,
+    .resetDevicePeak = resetDevicePeak,
+};
+
+}  // namespace
+}  // namespace graft
+
+extern "C" __attribute__((visibility("default"))) const CTorchAPI *graft_torch_table(void) { return &graft::api; }
