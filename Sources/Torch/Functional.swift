@@ -58,8 +58,8 @@ public func logSoftmax(_ input: Tensor, dimension: Int = -1, dtype: DType? = nil
 ///
 /// - Parameters:
 ///   - query: `[batch, heads, time, dim]`.
-///   - key: `[batch, heads, keys, dim]`.
-///   - value: `[batch, heads, keys, dim]`.
+///   - key: `[batch, heads or fewer, keys, dim]`.
+///   - value: `[batch, heads or fewer, keys, dim]`.
 ///   - mask: Added to the scores, or true where attended; broadcasts to `[batch, heads, time, keys]`.
 ///   - isCausal: Each position sees itself and earlier ones; needs `mask` nil and `time == keys`.
 ///   - scale: The factor of the scores; by default one over the root of `dim`.
@@ -68,5 +68,7 @@ public func logSoftmax(_ input: Tensor, dimension: Int = -1, dtype: DType? = nil
 public func scaledDotProductAttention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor? = nil, isCausal: Bool = false, scale: Double? = nil
 ) throws -> Tensor {
-    try callTensor("aten::scaled_dot_product_attention", query, key, value, mask, 0.0, isCausal, scale)
+    let isGrouped = key.size(1) != query.size(1)
+    return try callTensor(
+        "aten::scaled_dot_product_attention", query, key, value, mask, 0.0, isCausal, scale, isGrouped)
 }

@@ -1,0 +1,55 @@
+import Torch
+
+/// Everything about one forward pass that is not the model or the tokens.
+public struct Context {
+    /// int64 `[batch, time]` or `[time]`; by default counted on from the cache.
+    public var positions: Tensor?
+    /// One more than the largest position, where `positions` is given.
+    public var length: Int?
+    /// bool `[batch, 1, time, keys]`, true where attended; by default causal.
+    public var mask: Tensor?
+    /// The keys and values of earlier tokens; new ones are added to it.
+    public var cache: KeyValueCache?
+    /// Whether adapters act; off, the model is the pretrained one.
+    public var usesAdapters = true
+    /// Where dropout masks come from; nil outside training, when nothing is dropped.
+    public var dropout: DropoutSource?
+
+    /// Makes a context: by default one of evaluation, causal, without a cache.
+    public init(cache: KeyValueCache? = nil, usesAdapters: Bool = true, dropout: DropoutSource? = nil) {
+        self.cache = cache
+        self.usesAdapters = usesAdapters
+        self.dropout = dropout
+    }
+}
+
+/// Names the dropout masks of one forward pass, so that a resumed run drops what the uninterrupted one would.
+public struct DropoutSource: Sendable {
+    private let seed: Seed
+    private let pass: String
+
+    /// Makes the source of one forward pass.
+    ///
+    /// - Parameters:
+    ///   - seed: The run's seed.
+    ///   - pass: A name that no other forward pass of the run has, such as `12/3` for a step and its micro-batch.
+    public init(seed: Seed, pass: String) {
+        self.seed = seed
+        self.pass = pass
+    }
+
+    /// Zeroes elements with the given probability and scales the others so that the mean stays.
+    ///
+    /// - Parameters:
+    ///   - tensor: Any shape.
+    ///   - probability: In `0..<1`.
+    ///   - name: The place in the model, which names the mask.
+    /// - Throws: `TorchError` when memory is short.
+    public func apply(_ tensor: Tensor, probability: Double, name: String) throws -> Tensor {
+        guard probability > 0 else { return tensor }
+        let generator = try Generator(seed.stream("dropout/\(pass)/\(name)"), device: tensor.device)
+        let mask = try Tensor.empty(tensor.shape, dtype: tensor.dtype, device: tensor.device)
+        try call("aten::bernoulli_.float", mask, 1 - probability, generator)
+        return try tensor * (mask / (1 - probability))
+    }
+}

@@ -1,0 +1,177 @@
+import Torch
+
+/// The Llama family: pre-norm blocks of rotary grouped-query attention and a gated MLP.
+///
+/// One class serves SmolLM2, Llama 2 and 3, Mistral (sliding window), Qwen2 (biases on q, k, v) and Qwen3 (norms on q
+/// and k): they differ by configuration and by which tensors the checkpoint has.
+public final class Llama: Backbone {
+    public let configuration: LlamaConfiguration
+    public let dtype: DType
+    public let device: Device
+    public let head: Linear
+    private let embedTokens: Parameter
+    private let blocks: [LlamaBlock]
+    private let norm: RMSNorm
+
+    /// Builds the model over the tensors of a checkpoint.
+    ///
+    /// - Parameters:
+    ///   - configuration: The sizes.
+    ///   - weights: The checkpoint, with Hugging Face's names.
+    /// - Throws: `ModelError` when a tensor is missing or has another shape than the configuration says.
+    public init(_ configuration: LlamaConfiguration, weights: LlamaWeights) throws {
+        self.configuration = configuration
+        dtype = weights.dtype
+        device = weights.device
+        let vocabulary = [configuration.vocabSize, configuration.hiddenSize]
+        let embedding = try weights.tensor("model.embed_tokens.weight", vocabulary)
+        embedTokens = Parameter(path: "model.embed_tokens.weight", frozen: embedding)
+        blocks = try (0..<configuration.numHiddenLayers).map { try LlamaBlock(configuration, layer: $0, weights) }
+        norm = try weights.norm("model.norm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
+        head = Linear(
+            path: "lm_head",
+            weight: configuration.tieWordEmbeddings ? embedding : try weights.tensor("lm_head.weight", vocabulary),
+            role: .head)
+        try weights.requireEverythingUsed(tied: configuration.tieWordEmbeddings)
+    }
+
+    public var linears: [Linear] { blocks.flatMap(\.linears) + [head] }
+
+    public var parameters: [Parameter] {
+        [embedTokens] + blocks.flatMap(\.parameters) + [norm.weight] + head.parameters
+    }
+
+    public func hiddenStates(_ ids: Tensor, _ context: Context) throws -> Tensor {
+        guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
+        let past = context.cache?.length ?? 0
+        let time = ids.size(1)
+        let positions = try context.positions ?? Tensor.arange(past, past + time, device: device)
+        let rotary = try configuration.rotary.table(
+            positions: positions, length: context.length ?? past + time, dtype: dtype)
+        let masks = AttentionMasks(time: time, past: past, given: context.mask, device: device)
+        var states = try embedding(ids, embedTokens.value())
+        for block in blocks { states = try block(states, rotary, masks, context) }
+        context.cache?.advance(by: time)
+        return try norm(states)
+    }
+}
+
+/// One block: attention and MLP, each on normalised input and added to the stream.
+private final class LlamaBlock {
+    private let attention: LlamaAttention
+    private let mlp: LlamaMLP
+    private let inputNorm: RMSNorm
+    private let postAttentionNorm: RMSNorm
+
+    init(_ configuration: LlamaConfiguration, layer: Int, _ weights: LlamaWeights) throws {
+        let path = "model.layers.\(layer)"
+        attention = try LlamaAttention(configuration, layer: layer, path: path + ".self_attn", weights)
+        mlp = try LlamaMLP(configuration, layer: layer, path: path + ".mlp", weights)
+        inputNorm = try weights.norm(
+            path + ".input_layernorm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
+        postAttentionNorm = try weights.norm(
+            path + ".post_attention_layernorm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
+    }
+
+    var linears: [Linear] { attention.linears + mlp.linears }
+
+    var parameters: [Parameter] {
+        attention.parameters + mlp.linears.flatMap(\.parameters) + [inputNorm.weight, postAttentionNorm.weight]
+    }
+
+    func callAsFunction(
+        _ states: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
+    ) throws -> Tensor {
+        let attended = try states + attention(inputNorm(states), rotary, masks, context)
+        return try attended + mlp(postAttentionNorm(attended), context)
+    }
+}
+
+/// Grouped-query attention with rotary positions.
+private final class LlamaAttention {
+    private let query: Linear
+    private let key: Linear
+    private let value: Linear
+    private let output: Linear
+    private let queryNorm: RMSNorm?
+    private let keyNorm: RMSNorm?
+    private let layer: Int
+    private let headDimension: Int
+    private let slidingWindow: Int?
+
+    init(_ configuration: LlamaConfiguration, layer: Int, path: String, _ weights: LlamaWeights) throws {
+        let (hidden, dimension) = (configuration.hiddenSize, configuration.headDim)
+        func projection(_ name: String, _ role: LinearRole, heads: Int) throws -> Linear {
+            let side: HeadLayout.Side = role == .output ? .input : .output
+            let width = heads * dimension
+            return try weights.linear(
+                "\(path).\(name)", role, layer: layer, out: role == .output ? hidden : width,
+                in: role == .output ? width : hidden,
+                hasBias: role == .output ? configuration.attentionOutputBias : configuration.attentionBias,
+                heads: HeadLayout(count: heads, dimension: dimension, side: side))
+        }
+        query = try projection("q_proj", .query, heads: configuration.numAttentionHeads)
+        key = try projection("k_proj", .key, heads: configuration.numKeyValueHeads)
+        value = try projection("v_proj", .value, heads: configuration.numKeyValueHeads)
+        output = try projection("o_proj", .output, heads: configuration.numAttentionHeads)
+        func headNorm(_ name: String) throws -> RMSNorm? {
+            guard configuration.hasQueryKeyNorm else { return nil }
+            return try weights.norm("\(path).\(name)", [dimension], epsilon: configuration.rmsNormEps)
+        }
+        queryNorm = try headNorm("q_norm")
+        keyNorm = try headNorm("k_norm")
+        self.layer = layer
+        headDimension = dimension
+        slidingWindow = configuration.slidingWindow(layer: layer)
+    }
+
+    var linears: [Linear] { [query, key, value, output] }
+
+    var parameters: [Parameter] {
+        linears.flatMap(\.parameters) + [queryNorm?.weight, keyNorm?.weight].compactMap { $0 }
+    }
+
+    func callAsFunction(
+        _ input: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
+    ) throws -> Tensor {
+        let queries = try RotaryEmbedding.rotate(heads(query(input, context), queryNorm), rotary)
+        var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm), rotary)
+        var values = try heads(value(input, context), nil)
+        if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
+        let mask = try masks.mask(slidingWindow: slidingWindow)
+        let attended = try scaledDotProductAttention(
+            query: queries, key: keys, value: values, mask: mask.tensor, isCausal: mask.isCausal)
+        // [batch, heads, time, dim] -> [batch, time, heads * dim]
+        return try output(attended.transposed(1, 2).reshaped([input.size(0), input.size(1), -1]), context)
+    }
+
+    /// `[batch, time, heads * dim]` to `[batch, heads, time, dim]`, normalised where the model does so.
+    private func heads(_ projected: Tensor, _ norm: RMSNorm?) throws -> Tensor {
+        let split = try projected.reshaped([projected.size(0), projected.size(1), -1, headDimension])
+        return try (norm?(split) ?? split).transposed(1, 2)
+    }
+}
+
+/// The gated MLP: `down(silu(gate(x)) * up(x))`.
+private final class LlamaMLP {
+    private let gate: Linear
+    private let up: Linear
+    private let down: Linear
+
+    init(_ configuration: LlamaConfiguration, layer: Int, path: String, _ weights: LlamaWeights) throws {
+        let (hidden, inner) = (configuration.hiddenSize, configuration.intermediateSize)
+        func projection(_ name: String, _ role: LinearRole, out: Int, in inputs: Int) throws -> Linear {
+            try weights.linear(
+                "\(path).\(name)", role, layer: layer, out: out, in: inputs, hasBias: configuration.mlpBias)
+        }
+        gate = try projection("gate_proj", .gate, out: inner, in: hidden)
+        up = try projection("up_proj", .up, out: inner, in: hidden)
+        down = try projection("down_proj", .down, out: hidden, in: inner)
+    }
+
+    var linears: [Linear] { [gate, up, down] }
+
+    func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
+        try down(silu(gate(input, context)) * up(input, context), context)
+    }
+}
