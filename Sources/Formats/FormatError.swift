@@ -4,6 +4,8 @@ public struct FormatError: Error, CustomStringConvertible, Sendable, Equatable {
     public enum Place: Sendable, Equatable {
         /// A line and a column, both from 1 (columns count Unicode scalars), and the byte offset from 0.
         case line(Int, column: Int, offset: Int)
+        /// A row of a table or of a JSON Lines file by its line, from 1.
+        case row(Int)
         /// A byte offset from 0.
         case offset(Int)
         /// A key, for example a tensor's name.
@@ -31,6 +33,7 @@ public struct FormatError: Error, CustomStringConvertible, Sendable, Equatable {
         switch place {
         case .line(let line, let column, let offset):
             head.append("line \(line) column \(column) (byte \(offset))")
+        case .row(let line): head.append("line \(line)")
         case .offset(let offset): head.append("byte \(offset)")
         case .key(let key): head.append("\"\(shortened(key))\"")
         case nil: break
