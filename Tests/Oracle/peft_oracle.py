@@ -61,7 +61,10 @@ def make_adapter(model_folder, folder, seed, config):
     before = {name: parameter.detach().clone() for name, parameter in trainable}
     randomise(trainable, seed)
     for name, parameter in trainable:
-        if "lora_" not in name or "magnitude" in name:
+        if "lora_B" in name or "lora_embedding_B" in name:
+            # A change of the size of the weights or less: a larger one amplifies rounding errors.
+            parameter.data *= 0.2
+        elif "lora_" not in name or "magnitude" in name:
             # Biases, whole modules and DoRA's magnitudes keep to the size that they had in the base model.
             parameter.data.copy_(before[name] * (1 + 0.2 * torch.tanh(parameter)) + 0.02 * torch.tanh(parameter))
     model.save_pretrained(folder)
