@@ -126,6 +126,15 @@ import Training
         #expect(screen.lines.dropLast().last?.contains("ETA 1m 0") == true)
     }
 
+    @Test func aRunThatFailsLeavesItsLastStateOnALineOfItsOwn() {
+        let screen = Screen(width: 80)
+        do {
+            let progress = ProgressLine(total: 10, output: screen.output(isTerminal: true))
+            progress.update(.init(step: 3, loss: 2))
+        }
+        #expect(screen.lines == ["step 3/10  loss 2.0000  ETA 0.0s", ""])
+    }
+
     @Test func aRunThatMeasuredNothingLeavesNothing() {
         for isTerminal in [true, false] {
             let screen = Screen(width: 80)
