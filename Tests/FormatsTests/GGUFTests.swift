@@ -187,13 +187,10 @@ private func handMade(sizes: [UInt64], type: UInt32, offset: UInt64, data: Int, 
 @Test func realModelIsRead() async throws {
     let start = ContinuousClock.now
     let file = try GGUFFile(path: RepositoryPaths.smolLM2)
-    let opened = ContinuousClock.now
     let tokens = try #require(try file.value("tokenizer.ggml.tokens").array?.strings())
     let merges = try #require(try file.value("tokenizer.ggml.merges").array?.strings())
     let types = try #require(try file.value("tokenizer.ggml.token_type").array?.ints())
-    print(
-        "GGUF: opened in \(opened - start), \(tokens.count) tokens and \(merges.count) merges in \(ContinuousClock.now - opened)"
-    )
+    #expect(ContinuousClock.now - start < .seconds(1))
     #expect(file.version == 3 && file.tensors.count == 272 && file.metadata.count == 33)
     #expect(file.dataOffset == 1_785_664)
     #expect(tokens.count == 49152 && merges.count == 48900 && types.count == 49152)
@@ -237,7 +234,7 @@ func realModelHasItsReferenceValues(name: String, first: [Double], sum: Double, 
     let file = try GGUFFile(path: RepositoryPaths.smolLM2)
     let total = file.tensors.values.reduce(0) { $0 + $1.elementCount }
     #expect(total == 134_515_008)
-    for round in 0..<2 {
+    for _ in 0..<2 {
         let start = ContinuousClock.now
         let out = UnsafeMutableBufferPointer<UInt16>.allocate(capacity: total)
         defer { out.deallocate() }
@@ -248,7 +245,6 @@ func realModelHasItsReferenceValues(name: String, first: [Double], sum: Double, 
             offset += tensor.elementCount
         }
         let elapsed = ContinuousClock.now - start
-        print("GGUF: \(total) values to bf16 on 2 threads in \(elapsed) (round \(round))")
-        #expect(elapsed < .seconds(2))
+        #expect(elapsed < .seconds(5))
     }
 }
