@@ -19,7 +19,7 @@ PRODUCTS := .build/release
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples)
 
-.PHONY: help setup oracle build engine test demo bench format lint docs install clean
+.PHONY: help setup oracle build engine test demo bench format lint install clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
