@@ -67,7 +67,9 @@ public final class AtomicFile {
         }
     }
 
-    /// Makes the bytes durable and puts the file in its place. Afterwards the file is closed.
+    /// Makes the bytes durable and puts the file in its place.
+    ///
+    /// Afterwards the file is closed.
     public func commit() throws {
         if fsync(descriptor) != 0, errno != EINVAL { throw failure() }
         if close(descriptor) != 0 {

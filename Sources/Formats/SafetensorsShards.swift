@@ -51,7 +51,8 @@ public final class SafetensorsShards {
         self.plans = plans
         totalSize = total
         missing = plans.map { plan in plan.entries.count { !$0.value.shape.contains(0) } }
-        names = plans.count == 1 ? [SafetensorsCheckpoint.fileName] : plans.indices.map { Self.name($0, of: plans.count) }
+        names =
+            plans.count == 1 ? [SafetensorsCheckpoint.fileName] : plans.indices.map { Self.name($0, of: plans.count) }
     }
 
     /// Writes a whole tensor (little endian, row-major).

@@ -292,7 +292,8 @@ private struct LossDrawing {
     // MARK: Pieces
 
     private func xPosition(_ step: Double) -> Double {
-        box.left + (step - x.range.lowerBound) / (x.range.upperBound - x.range.lowerBound) * (box.right - box.left)
+        let share = (step - x.range.lowerBound) / (x.range.upperBound - x.range.lowerBound)
+        return box.left + min(max(share, 0), 1) * (box.right - box.left)
     }
 
     /// Far spikes are held just outside the box, so that no coordinate grows beyond what viewers can draw.

@@ -14,7 +14,7 @@ public final class MetricsLog {
     /// - Throws: `FormatError` when the file cannot be opened or rewritten, or a line that is not the last is no object
     ///   with a whole `step`.
     public init(path: String, resumedStep: Int? = nil) throws {
-        if let resumedStep, PathKind(path) != .missing { try Self.cut(path, after: resumedStep) }
+        if let resumedStep, PathKind(path) == .file { try Self.cut(path, after: resumedStep) }
         file = try AppendFile(path: path, isNew: resumedStep == nil)
     }
 

@@ -13,7 +13,7 @@ struct PlotAxis {
     init(steps: ClosedRange<Double>?) {
         let last = max(1, steps?.upperBound ?? 1)
         let first = max(0, steps?.lowerBound ?? 0)
-        let start = first <= last / 4 ? 0 : min(first, last - 1)
+        let start = first <= last / 4 ? 0 : min(first, last - max(1, last * 1e-6))
         self.init(range: start...last, count: 7, smallestStep: 1)
     }
 
@@ -23,7 +23,7 @@ struct PlotAxis {
         let size = max(abs(data.lowerBound), abs(data.upperBound))
         let span = data.upperBound - data.lowerBound
         // A constant gets a band around it. So does what differs only by rounding: ticks could not be told apart.
-        let air = span > size * 1e-6 ? span * 0.05 : size > 0 ? size * 0.1 : 0.5
+        let air = span > max(size * 1e-6, 1e-100) ? span * 0.05 : size > 1e-100 ? size * 0.1 : 0.5
         let low = data.lowerBound - air
         self.init(range: (data.lowerBound >= 0 ? max(0, low) : low)...(data.upperBound + air), count: 6)
     }

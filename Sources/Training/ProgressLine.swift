@@ -98,6 +98,9 @@ package final class ProgressLine {
         pace = Pace(step: done, time: start)
     }
 
+    // A run that fails lets go of its progress line: what is printed next must not stand behind it.
+    deinit { finish() }
+
     /// Takes in the state after a step and shows it if it is time to.
     package func update(_ state: State) {
         let now = output.now()
