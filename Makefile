@@ -19,7 +19,7 @@ PRODUCTS := .build/release
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples)
 
-.PHONY: help setup oracle build engine test demo bench format lint docs install clean
+.PHONY: help setup oracle build engine packages test demo bench format lint install clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -32,7 +32,7 @@ oracle: ## Also fetch the Python packages that tests and benchmarks compare with
 	@scripts/setup.sh oracle
 
 build: setup ## Build the command line: .build/release/graft
-	@$(MAKE) engine
+	@$(MAKE) engine packages
 	@echo "Graft: building with Swift (the first time takes minutes) ..."
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product graft
 	@scripts/place-engine.sh $(PRODUCTS)
@@ -42,8 +42,15 @@ engine: setup ## Build the C++ part alone (.build-engine), and put it beside the
 	@$(MAKE) -j2 -f scripts/engine.mk
 	@scripts/place-engine.sh $(PRODUCTS) .build/debug
 
+# The Swift packages that Package.swift names; SwiftPM's many lines are shown only when it fails.
+packages: .build/workspace-state.json
+.build/workspace-state.json: Package.swift
+	@echo "Swift packages: fetching ..."
+	@mkdir -p .build && { $(SWIFT) package resolve >.build/resolve.log 2>&1 || { cat .build/resolve.log >&2; exit 1; }; }
+	@touch $@
+
 test: oracle ## Run every test (FILTER=<regular expression> runs some)
-	@$(MAKE) engine
+	@$(MAKE) engine packages
 	@echo "Graft: building the tests with Swift (the first time takes minutes) ..."
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --build-tests
 	@scripts/place-engine.sh $(PRODUCTS)
