@@ -6,6 +6,18 @@ import PackageDescription
 
 let settings: [SwiftSetting] = [.swiftLanguageMode(.v6), .enableUpcomingFeature("ExistentialAny")]
 
+// The program carries Swift's runtime, so that it starts fast and runs where no toolchain is. SwiftPM's own switch for
+// that cannot build tests in the same folder; these flags go to the program's link step alone.
+let staticRuntime: [LinkerSetting] = [
+    .unsafeFlags(
+        [
+            "-static-stdlib", "-lFoundation", "-lCoreFoundation", "-lFoundationInternationalization",
+            "-lFoundationEssentials", "-l_FoundationCollections", "-l_FoundationCShims", "-l_FoundationICU",
+            "-lswiftSynchronization",
+        ],
+        .when(platforms: [.linux]))
+]
+
 let package = Package(
     name: "Graft",
     platforms: [.macOS(.v15)],
@@ -45,9 +57,9 @@ let package = Package(
         .executableTarget(
             name: "GraftCLI",
             dependencies: ["Graft", .product(name: "ArgumentParser", package: "swift-argument-parser")],
-            swiftSettings: settings),
+            swiftSettings: settings, linkerSettings: staticRuntime),
 
-        .target(name: "TestSupport", dependencies: ["Graft"], path: "Tests/TestSupport", swiftSettings: settings),
+        .target(name: "TestSupport", dependencies: ["Formats"], path: "Tests/TestSupport", swiftSettings: settings),
         .testTarget(name: "TorchTests", dependencies: ["Torch", "TestSupport"], swiftSettings: settings),
         .testTarget(name: "FormatsTests", dependencies: ["Formats", "TestSupport"], swiftSettings: settings),
         .testTarget(name: "TokenizersTests", dependencies: ["Tokenizers", "TestSupport"], swiftSettings: settings),

@@ -67,7 +67,8 @@ check_system() {
         [ -z "$packages" ] || fail "these packages are installed but do not work: $packages"
         found="$(command -v "$SWIFT") $cxx $(command -v "$PYTHON") $(command -v git)"
     fi
-    printf '%s' "$found" >"$stamp.new" && mv "$stamp.new" "$stamp"
+    { printf '%s' "$found" >"$stamp.$$" && mv "$stamp.$$" "$stamp"; } 2>/dev/null ||
+        fail "cannot write to $root/.graft: check its permissions and the disk's space."
 }
 
 check_system
