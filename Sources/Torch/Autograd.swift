@@ -81,12 +81,14 @@ public var isGradEnabled: Bool { Engine.proven?.gradEnabled() ?? true }
 ///   - inputs: With respect to what.
 ///   - gradOutputs: The gradients with respect to the outputs; by default 1, for outputs of one element.
 ///   - retainGraph: Keep what the record saved.
-///   - createGraph: Record the gradients' own computation, for second derivatives.
+///   - createGraph: Record the gradients' own computation, for second derivatives; implies `retainGraph`.
 /// - Throws: `TorchError` when nothing was recorded or an operator's backward fails.
 public func gradients(
     of outputs: [Tensor], with inputs: [Tensor], gradOutputs: [Tensor?]? = nil, retainGraph: Bool = false,
     createGraph: Bool = false
 ) throws -> [Tensor?] {
+    // Second derivatives pass through the first record again.
+    let retainGraph = retainGraph || createGraph
     let starts = gradOutputs ?? outputs.map { _ in nil }
     guard starts.count == outputs.count else {
         throw TorchError("\(starts.count) output gradients for \(outputs.count) outputs")
@@ -107,13 +109,13 @@ public func gradients(
 /// Runs a function whose backward is given in Swift.
 ///
 /// `forward` runs without recording. Its results then depend on `inputs` through `backward`, which gets the gradients
-/// of the results (nil where none) and returns one for each input (nil where none); what it captures is kept until
-/// the backward pass is done.
+/// of the results (nil where none) and returns one for each input (nil where none), of the input's shape. What it
+/// captures is kept until the backward pass is done; a result that it captures stays outside the record.
 ///
 /// - Parameters:
 ///   - name: The name for error messages.
 ///   - inputs: The tensors that may need a gradient.
-///   - forward: Computes fresh tensors, and the backward for them.
+///   - forward: Computes the results, and the backward for them.
 /// - Returns: The results, in the order of `forward`.
 /// - Throws: What `forward` throws; `TorchError` when the results cannot be attached.
 public func withCustomGradient(
@@ -127,14 +129,15 @@ public func withCustomGradient(
     let held = Unmanaged.passRetained(closure)
     let inputHandles: [CTTensor?] = inputs.map(\.handle)
     let outputHandles: [CTTensor?] = outputs.map(\.handle)
+    var attached: [CTTensor?] = outputs.map { _ in nil }
     try withExtendedLifetime((inputs, outputs)) {
         // On failure the shim has already released the closure.
         try Engine.check(
             Engine.api().attachFunction(
                 name, outputHandles, Int32(outputs.count), inputHandles, Int32(inputs.count), runBackward,
-                { Unmanaged<BackwardClosure>.fromOpaque($0).release() }, held.toOpaque()))
+                { Unmanaged<BackwardClosure>.fromOpaque($0).release() }, held.toOpaque(), &attached))
     }
-    return outputs
+    return attached.compactMap { $0.map(Tensor.init(owning:)) }
 }
 
 /// Runs a function of one result whose backward is given in Swift; see ``withCustomGradient(_:inputs:forward:)``.

@@ -17,7 +17,8 @@ public enum Device: Hashable, Sendable, CustomStringConvertible {
     var code: Int32 {
         switch self {
         case .cpu: 0
-        case .cuda(let index): 256 + Int32(index) + 1
+        // LibTorch counts devices in a signed byte; it refuses the last one with a clear error.
+        case .cuda(let index): 256 + Int32(index < 0 ? 127 : min(index, 127)) + 1
         }
     }
 

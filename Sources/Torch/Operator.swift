@@ -27,43 +27,70 @@ public enum Argument: OperatorArgument {
     public var argument: Argument { self }
 }
 
-extension Tensor: OperatorArgument { /// The tensor.
+/// A value that operators also take lists of.
+public protocol OperatorListItem: OperatorArgument {
+    /// The form in which a list crosses into C++.
+    static func argument(listing items: [Self]) -> Argument
+}
+
+/// A number beside a tensor; an integer leaves a tensor of integers one, a real number makes it real.
+public protocol OperatorNumber: OperatorArgument {}
+
+extension Tensor: OperatorListItem {
+    /// The tensor.
     public var argument: Argument { .tensor(self) }
+    /// A list of tensors.
+    public static func argument(listing items: [Tensor]) -> Argument { .tensors(items) }
 }
-extension Int: OperatorArgument { /// An integer, or a real number where the schema asks for one.
+extension Int: OperatorListItem, OperatorNumber {
+    /// An integer, or a real number where the schema asks for one.
     public var argument: Argument { .integer(self) }
+    /// A list of integers, or of real numbers where the schema asks for them.
+    public static func argument(listing items: [Int]) -> Argument { .integers(items) }
 }
-extension Double: OperatorArgument { /// A real number.
+extension Double: OperatorListItem, OperatorNumber {
+    /// A real number.
     public var argument: Argument { .real(self) }
+    /// A list of real numbers.
+    public static func argument(listing items: [Double]) -> Argument { .reals(items) }
 }
-extension Bool: OperatorArgument { /// A truth value.
+extension Float: OperatorNumber {
+    /// A real number.
+    public var argument: Argument { .real(Double(self)) }
+}
+extension Bool: OperatorListItem {
+    /// A truth value.
     public var argument: Argument { .bool(self) }
+    /// A list of truth values.
+    public static func argument(listing items: [Bool]) -> Argument { .integers(items.map { $0 ? 1 : 0 }) }
 }
-extension String: OperatorArgument { /// A string.
+extension String: OperatorArgument {
+    /// A string.
     public var argument: Argument { .string(self) }
 }
-extension DType: OperatorArgument { /// LibTorch's number of the dtype.
+extension DType: OperatorArgument {
+    /// LibTorch's number of the dtype.
     public var argument: Argument { .integer(Int(rawValue)) }
 }
-extension Device: OperatorArgument { /// The device.
+extension Device: OperatorArgument {
+    /// The device.
     public var argument: Argument { .device(self) }
 }
-extension Generator: OperatorArgument { /// The generator.
+extension Generator: OperatorArgument {
+    /// The generator.
     public var argument: Argument { .generator(self) }
 }
-extension Array: OperatorArgument where Element: OperatorArgument {
-    /// A list of tensors, integers or real numbers.
-    public var argument: Argument {
-        if let integers = self as? [Int] { return .integers(integers) }
-        if let reals = self as? [Double] { return .reals(reals) }
-        if let tensors = self as? [Tensor] { return .tensors(tensors) }
-        if let bools = self as? [Bool] { return .integers(bools.map { $0 ? 1 : 0 }) }
-        return .tensors([])
-    }
+extension Array: OperatorArgument where Element: OperatorListItem {
+    /// A list of tensors, numbers or truth values, also where it is empty.
+    public var argument: Argument { Element.argument(listing: self) }
 }
 extension Optional: OperatorArgument where Wrapped: OperatorArgument {
     /// The value, or none.
     public var argument: Argument { self?.argument ?? .none }
+}
+extension Optional: OperatorListItem where Wrapped == Tensor {
+    /// A list of tensors of which some are absent.
+    public static func argument(listing items: [Tensor?]) -> Argument { .tensors(items) }
 }
 
 /// A result of an operator.
@@ -124,12 +151,13 @@ private enum OperatorTable {
     static func call(_ name: StaticString, _ arguments: [any OperatorArgument]) throws -> [OperatorResult] {
         let api = try Engine.api()
         let handle = try find(name, api)
-        let frame = CallFrame(arguments)
+        let forms = arguments.map(\.argument)
+        let frame = CallFrame(forms)
         defer { frame.free() }
         return try withUnsafeTemporaryAllocation(of: CTValue.self, capacity: resultCapacity) { results in
             guard let base = results.baseAddress else { return [] }
-            let written = withExtendedLifetime(arguments) {
-                api.call(handle.pointer, frame.values, Int32(arguments.count), base, Int32(resultCapacity))
+            let written = withExtendedLifetime(forms) {
+                api.call(handle.pointer, frame.values, Int32(forms.count), base, Int32(resultCapacity))
             }
             try Engine.check(written)
             return (0..<Int(written)).map { decode(results[$0], api) }
@@ -139,8 +167,10 @@ private enum OperatorTable {
     private static func find(_ name: StaticString, _ api: CTorchAPI) throws -> Handle {
         let key = UInt(bitPattern: name.utf8Start)
         if let known = handles.withLock({ $0[key] }) { return known }
-        let parts = name.description.split(separator: ".", maxSplits: 1).map(String.init)
-        guard let found = api.findOperator(parts[0], parts.count > 1 ? parts[1] : "") else { throw Engine.lastError() }
+        let text = name.description
+        let dot = text.firstIndex(of: ".") ?? text.endIndex
+        let overload = text[dot...].dropFirst()
+        guard let found = api.findOperator(String(text[..<dot]), String(overload)) else { throw Engine.lastError() }
         let handle = Handle(pointer: found)
         handles.withLock { $0[key] = handle }
         return handle
@@ -161,7 +191,7 @@ private enum OperatorTable {
         case Int(CT_INTEGERS.rawValue):
             defer { api.freeList(value.pointer) }
             let items = value.pointer?.assumingMemoryBound(to: Int64.self)
-            return .integers((0..<Int(value.count)).compactMap { items.map { $0 }?[$0] }.map(Int.init))
+            return .integers((0..<Int(value.count)).compactMap { items?[$0] }.map(Int.init))
         default: return .none
         }
     }
@@ -173,11 +203,11 @@ private struct CallFrame {
     private let count: Int
     private var lists: [UnsafeMutableRawPointer] = []
 
-    init(_ arguments: [any OperatorArgument]) {
+    init(_ arguments: [Argument]) {
         count = arguments.count
         values = .allocate(capacity: max(count, 1))
         for (index, argument) in arguments.enumerated() {
-            values.advanced(by: index).initialize(to: encode(argument.argument))
+            values.advanced(by: index).initialize(to: encode(argument))
         }
     }
 

@@ -112,7 +112,9 @@ extension Tensor {
         _ shape: [Int], in range: Range<Double>, from stream: inout RandomStream, dtype: DType = .float32
     ) throws -> Tensor {
         let width = range.upperBound - range.lowerBound
-        return try drawn(shape, dtype) { Float(range.lowerBound + width * stream.uniform()) }
+        // Rounding to Float may reach the upper bound, which the range leaves out.
+        let largest = max(Float(range.lowerBound), Float(range.upperBound).nextDown)
+        return try drawn(shape, dtype) { min(Float(range.lowerBound + width * stream.uniform()), largest) }
     }
 
     /// Numbers drawn from a normal distribution, in row-major order from the stream.

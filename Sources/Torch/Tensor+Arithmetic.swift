@@ -3,47 +3,63 @@ extension Tensor {
     /// The sum of two tensors.
     ///
     /// - Throws: `TorchError` when the shapes do not broadcast.
-    public static func + (left: Tensor, right: Tensor) throws -> Tensor { try callTensor("aten::add.Tensor", left, right) }
+    public static func + (left: Tensor, right: Tensor) throws -> Tensor {
+        try callTensor("aten::add.Tensor", left, right)
+    }
 
     /// The sum of a tensor and a number.
     ///
     /// - Throws: `TorchError` when memory is short.
-    public static func + (left: Tensor, right: Double) throws -> Tensor { try callTensor("aten::add.Scalar", left, right) }
+    public static func + (left: Tensor, right: some OperatorNumber) throws -> Tensor {
+        try callTensor("aten::add.Scalar", left, right)
+    }
 
     /// The difference of two tensors.
     ///
     /// - Throws: `TorchError` when the shapes do not broadcast.
-    public static func - (left: Tensor, right: Tensor) throws -> Tensor { try callTensor("aten::sub.Tensor", left, right) }
+    public static func - (left: Tensor, right: Tensor) throws -> Tensor {
+        try callTensor("aten::sub.Tensor", left, right)
+    }
 
     /// The difference of a tensor and a number.
     ///
     /// - Throws: `TorchError` when memory is short.
-    public static func - (left: Tensor, right: Double) throws -> Tensor { try callTensor("aten::sub.Scalar", left, right) }
+    public static func - (left: Tensor, right: some OperatorNumber) throws -> Tensor {
+        try callTensor("aten::sub.Scalar", left, right)
+    }
 
     /// The element-wise product of two tensors.
     ///
     /// - Throws: `TorchError` when the shapes do not broadcast.
-    public static func * (left: Tensor, right: Tensor) throws -> Tensor { try callTensor("aten::mul.Tensor", left, right) }
+    public static func * (left: Tensor, right: Tensor) throws -> Tensor {
+        try callTensor("aten::mul.Tensor", left, right)
+    }
 
     /// A tensor times a number.
     ///
     /// - Throws: `TorchError` when memory is short.
-    public static func * (left: Tensor, right: Double) throws -> Tensor { try callTensor("aten::mul.Scalar", left, right) }
+    public static func * (left: Tensor, right: some OperatorNumber) throws -> Tensor {
+        try callTensor("aten::mul.Scalar", left, right)
+    }
 
     /// A number times a tensor.
     ///
     /// - Throws: `TorchError` when memory is short.
-    public static func * (left: Double, right: Tensor) throws -> Tensor { try right * left }
+    public static func * (left: some OperatorNumber, right: Tensor) throws -> Tensor { try right * left }
 
     /// The element-wise quotient of two tensors.
     ///
     /// - Throws: `TorchError` when the shapes do not broadcast.
-    public static func / (left: Tensor, right: Tensor) throws -> Tensor { try callTensor("aten::div.Tensor", left, right) }
+    public static func / (left: Tensor, right: Tensor) throws -> Tensor {
+        try callTensor("aten::div.Tensor", left, right)
+    }
 
     /// A tensor divided by a number.
     ///
     /// - Throws: `TorchError` when memory is short.
-    public static func / (left: Tensor, right: Double) throws -> Tensor { try callTensor("aten::div.Scalar", left, right) }
+    public static func / (left: Tensor, right: some OperatorNumber) throws -> Tensor {
+        try callTensor("aten::div.Scalar", left, right)
+    }
 
     /// The tensor with the opposite sign.
     ///
@@ -98,7 +114,9 @@ extension Tensor {
     /// The sum of all elements, or over the given dimensions.
     ///
     /// - Throws: `TorchError` when there is no such dimension.
-    public func sum(_ dimensions: [Int]? = nil, keepingDimensions keep: Bool = false, dtype: DType? = nil) throws -> Tensor {
+    public func sum(_ dimensions: [Int]? = nil, keepingDimensions keep: Bool = false, dtype: DType? = nil) throws
+        -> Tensor
+    {
         guard let dimensions else { return try callTensor("aten::sum", self, dtype) }
         return try callTensor("aten::sum.dim_IntList", self, dimensions, keep, dtype)
     }
@@ -164,7 +182,9 @@ extension Tensor {
     /// Adds `factor * other` in place.
     ///
     /// - Throws: `TorchError` when the shapes do not broadcast.
-    public func add(_ other: Tensor, times factor: Double = 1) throws { try call("aten::add_.Tensor", self, other, factor) }
+    public func add(_ other: Tensor, times factor: Double = 1) throws {
+        try call("aten::add_.Tensor", self, other, factor)
+    }
 
     /// Sets every element to `value`.
     ///

@@ -30,7 +30,7 @@ extension Tensor {
         try callTensor("aten::full", shape, value, dtype, Argument.none, device)
     }
 
-    /// The integers `start`, `start + step`, ... below `end`.
+    /// The integers from `start` below `end`, `step` apart.
     ///
     /// - Throws: `TorchError` when the step leads away from the end.
     public static func arange(

@@ -113,7 +113,8 @@ extension Tensor {
     /// - Throws: `TorchError` when there are too many indices or one is out of range.
     public func indexed(_ indices: TensorIndex...) throws -> Tensor {
         let (view, tensors) = try applyingViews(indices)
-        return tensors.contains { $0 != nil } ? try callTensor("aten::index.Tensor", view, Argument.tensors(tensors)) : view
+        return tensors.contains { $0 != nil }
+            ? try callTensor("aten::index.Tensor", view, Argument.tensors(tensors)) : view
     }
 
     /// Writes `value`, broadcast, into a part of the tensor.
@@ -131,14 +132,21 @@ extension Tensor {
     /// Applies all indices but tensors as views; what is left are tensors by dimension of the view.
     private func applyingViews(_ indices: [TensorIndex]) throws -> (view: Tensor, tensors: [Tensor?]) {
         var consumed = 0
-        for case let index in indices {
+        var ellipses = 0
+        for index in indices {
             switch index {
-            case .newAxis, .ellipsis: break
+            case .newAxis: break
+            case .ellipsis: ellipses += 1
             case .tensor(let mask) where mask.dtype == .bool: consumed += mask.rank
             default: consumed += 1
             }
         }
-        guard consumed <= rank else { throw TorchError("\(consumed) indices for \(self), which has \(rank) dimensions") }
+        guard ellipses <= 1 else {
+            throw TorchError("an index of \(self) has \(ellipses) ellipses, at most one is allowed")
+        }
+        guard consumed <= rank else {
+            throw TorchError("\(consumed) indices for \(self), which has \(rank) dimensions")
+        }
         var view = self
         var dimension = 0
         var tensors: [Tensor?] = []
@@ -157,6 +165,11 @@ extension Tensor {
             case .slice(let start, let end, let step):
                 view = try callTensor("aten::slice.Tensor", view, dimension, start, end, step)
                 keep()
+            case .tensor(let mask) where mask.dtype == .bool && mask.rank == 0:
+                // One truth value takes all or nothing along a new dimension.
+                view = try view.unsqueezed(dimension)
+                tensors.append(try mask.reshaped([1]))
+                dimension += 1
             case .tensor(let tensor):
                 tensors.append(tensor)
                 dimension += tensor.dtype == .bool ? tensor.rank : 1

@@ -6,7 +6,7 @@ import CTorch
 /// A tensor is a reference. References may cross threads; changing one tensor from two threads at once is an error
 /// of the program, as it is with any array.
 public final class Tensor: @unchecked Sendable {
-    /// The owned `at::Tensor *`. Keep the tensor alive while a call uses it.
+    /// The owned reference on the C++ side; keep the tensor alive while a call uses it.
     let handle: CTTensor
 
     init(owning handle: CTTensor) {
@@ -25,7 +25,7 @@ public final class Tensor: @unchecked Sendable {
     /// - Throws: `TorchError` when the counts differ or memory is short.
     public convenience init<Scalar: TensorScalar>(_ values: [Scalar], shape: [Int]? = nil) throws {
         let shape = shape ?? [values.count]
-        guard shape.allSatisfy({ $0 >= 0 }), shape.reduce(1, *) == values.count else {
+        guard Self.elementCount(shape) == values.count else {
             throw TorchError("\(values.count) values do not fill a tensor of shape \(shape)")
         }
         let empty = try Tensor.empty(shape, dtype: Scalar.dtype)
@@ -53,11 +53,7 @@ public final class Tensor: @unchecked Sendable {
     public convenience init(
         viewing memory: UnsafeMutableRawBufferPointer, shape: [Int], dtype: DType, owner: AnyObject
     ) throws {
-        let (count, overflow) = shape.reduce((dtype.byteCount, false)) { partial, size in
-            let product = partial.0.multipliedReportingOverflow(by: size)
-            return (product.partialValue, partial.1 || product.overflow || size < 0)
-        }
-        guard !overflow, count <= memory.count else {
+        guard let count = Self.elementCount(shape), count <= memory.count / dtype.byteCount else {
             throw TorchError("\(memory.count) bytes do not hold a \(dtype) tensor of shape \(shape)")
         }
         guard count > 0, let base = memory.baseAddress else {
@@ -79,6 +75,17 @@ public final class Tensor: @unchecked Sendable {
             throw Engine.lastError()
         }
         self.init(owning: handle)
+    }
+
+    /// The product of the sizes, or nil where one is negative or no machine holds as many.
+    private static func elementCount(_ shape: [Int]) -> Int? {
+        var count = 1
+        for size in shape {
+            let (product, overflow) = count.multipliedReportingOverflow(by: size)
+            guard size >= 0, !overflow else { return nil }
+            count = product
+        }
+        return count
     }
 }
 
@@ -157,7 +164,9 @@ extension Tensor {
         guard isContiguous else { throw TorchError("the memory of \(self) has gaps: make it contiguous first") }
         let bytes = count * dtype.byteCount
         return try withExtendedLifetime(self) {
-            try body(UnsafeMutableRawBufferPointer(start: bytes > 0 ? api.data(handle) : nil, count: bytes))
+            guard bytes > 0 else { return try body(UnsafeMutableRawBufferPointer(start: nil, count: 0)) }
+            guard let data = api.data(handle) else { throw Engine.lastError() }
+            return try body(UnsafeMutableRawBufferPointer(start: data, count: bytes))
         }
     }
 

@@ -2,6 +2,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/ivalue.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <sstream>
 
@@ -39,28 +40,68 @@ IValue tensorList(const CTValue &value, const c10::Type &type) {
     return list;
 }
 
-IValue numberList(const CTValue &value, const c10::Type &type) {
-    auto list = type.castRaw<c10::ListType>();
-    bool wantsReals = list && list->getElementType()->kind() == TypeKind::FloatType;
-    bool wantsBools = list && list->getElementType()->kind() == TypeKind::BoolType;
-    if (value.kind == CT_REALS) {
-        auto items = static_cast<const double *>(value.pointer);
-        return std::vector<double>(items, items + value.count);
+template <class Item>
+IValue numberList(const Item *items, int64_t count, TypeKind wanted) {
+    if (wanted == TypeKind::FloatType) return std::vector<double>(items, items + count);
+    if (wanted == TypeKind::NumberType) {
+        c10::List<at::Scalar> scalars;
+        for (int64_t i = 0; i < count; ++i) scalars.push_back(items[i]);
+        return scalars;
     }
-    auto items = static_cast<const int64_t *>(value.pointer);
-    if (wantsReals) return std::vector<double>(items, items + value.count);
-    if (wantsBools) {
+    if (wanted == TypeKind::BoolType) {
         c10::List<bool> bools;
-        for (int64_t i = 0; i < value.count; ++i) bools.push_back(items[i] != 0);
+        for (int64_t i = 0; i < count; ++i) bools.push_back(items[i] != 0);
         return bools;
     }
-    return std::vector<int64_t>(items, items + value.count);
+    return std::vector<int64_t>(items, items + count);
+}
+
+TypeKind itemKind(const c10::Type &type) {
+    auto list = type.castRaw<c10::ListType>();
+    return list ? withoutOptional(*list->getElementType()).kind() : TypeKind::AnyType;
+}
+
+bool isOneOf(TypeKind kind, std::initializer_list<TypeKind> kinds) {
+    return std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
+}
+
+/// Whether a value may stand where the schema has `type`: kernels take a wrong one for a fault of LibTorch's own.
+bool fits(const CTValue &value, const c10::Type &type) {
+    auto kind = type.kind();
+    switch (value.kind) {
+        case CT_TENSOR: return kind == TypeKind::TensorType;
+        case CT_INTEGER:
+            return isOneOf(kind, {TypeKind::IntType, TypeKind::FloatType, TypeKind::NumberType}) ||
+                   itemKind(type) == TypeKind::IntType;
+        case CT_REAL: return isOneOf(kind, {TypeKind::FloatType, TypeKind::NumberType});
+        case CT_BOOL: return isOneOf(kind, {TypeKind::BoolType, TypeKind::NumberType});
+        case CT_INTEGERS:
+            return isOneOf(itemKind(type),
+                           {TypeKind::IntType, TypeKind::FloatType, TypeKind::BoolType, TypeKind::NumberType});
+        case CT_REALS: return isOneOf(itemKind(type), {TypeKind::FloatType, TypeKind::NumberType});
+        case CT_STRING: return kind == TypeKind::StringType;
+        case CT_TENSORS: return itemKind(type) == TypeKind::TensorType;
+        case CT_DEVICE: return kind == TypeKind::DeviceObjType;
+        case CT_GENERATOR: return kind == TypeKind::GeneratorType;
+        default: return true;
+    }
+}
+
+void describeArgument(std::ostream &out, const CTValue &value);
+
+[[noreturn]] void refuse(const CTValue &value, const c10::Argument &argument) {
+    std::ostringstream found;
+    describeArgument(found, value);
+    TORCH_CHECK(false, "argument '", argument.name(), "' is ", found.str(), ", but has to be ", argument.type()->str());
 }
 
 IValue convert(const CTValue &value, const c10::Argument &argument) {
     const c10::Type &type = withoutOptional(*argument.type());
+    if (!fits(value, type)) refuse(value, argument);
     switch (value.kind) {
-        case CT_NONE: return IValue();
+        case CT_NONE:
+            if (argument.type()->kind() != TypeKind::OptionalType) refuse(value, argument);
+            return IValue();
         case CT_TENSOR: return tensor(static_cast<CTTensor>(value.pointer));
         case CT_INTEGER:
             if (type.kind() == TypeKind::FloatType) return static_cast<double>(value.integer);
@@ -68,8 +109,8 @@ IValue convert(const CTValue &value, const c10::Argument &argument) {
             return value.integer;
         case CT_REAL: return value.real;
         case CT_BOOL: return value.integer != 0;
-        case CT_INTEGERS:
-        case CT_REALS: return numberList(value, type);
+        case CT_INTEGERS: return numberList(static_cast<const int64_t *>(value.pointer), value.count, itemKind(type));
+        case CT_REALS: return numberList(static_cast<const double *>(value.pointer), value.count, itemKind(type));
         case CT_STRING: return std::string(static_cast<const char *>(value.pointer), value.count);
         case CT_TENSORS: return tensorList(value, type);
         case CT_DEVICE: return decodeDevice(value.integer);
@@ -171,14 +212,8 @@ std::string describeCall(const c10::OperatorHandle &op, const CTValue *arguments
 
 std::string shapeOf(const at::Tensor &value) {
     if (!value.defined()) return "undefined";
-    static const char *const names[] = {"uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"};
     std::ostringstream out;
-    auto type = static_cast<int>(value.scalar_type());
-    if (type < 8) out << names[type];
-    else if (value.scalar_type() == at::kBool) out << "bool";
-    else if (value.scalar_type() == at::kBFloat16) out << "bfloat16";
-    else out << c10::toString(value.scalar_type());
-    out << '[';
+    out << c10::getDtypeNames(value.scalar_type()).first << '[';
     for (int64_t i = 0; i < value.dim(); ++i) out << (i ? ", " : "") << value.size(i);
     out << ']';
     if (!value.is_cpu()) out << '@' << value.device().str();

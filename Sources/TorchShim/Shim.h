@@ -55,7 +55,8 @@ int32_t backward(const CTTensor *roots, const CTTensor *gradients, int32_t count
 int32_t gradients(const CTTensor *outputs, const CTTensor *gradOutputs, int32_t outputCount, const CTTensor *inputs,
                   int32_t inputCount, bool retainGraph, bool createGraph, CTTensor *result);
 int32_t attachFunction(const char *name, const CTTensor *outputs, int32_t outputCount, const CTTensor *inputs,
-                       int32_t inputCount, CTBackward backward, CTRelease release, void *context);
+                       int32_t inputCount, CTBackward backward, CTRelease release, void *context,
+                       CTTensor *attached);
 
 // Machine.cpp
 const char *version();

@@ -22,6 +22,8 @@ std::string describe(const std::exception &error) {
 
 namespace {
 
+void copy(at::IntArrayRef from, int64_t *to) { std::copy(from.begin(), from.end(), to); }
+
 CTTensor fromBlob(void *data, const int64_t *sizes, int32_t dim, int32_t dtype, CTRelease release, void *owner) {
     return guarded<CTTensor>(nullptr, [&] {
         return own(at::from_blob(data, at::IntArrayRef(sizes, dim), [release, owner](void *) { release(owner); },
@@ -29,32 +31,55 @@ CTTensor fromBlob(void *data, const int64_t *sizes, int32_t dim, int32_t dtype, 
     });
 }
 
+// Tensors packed for one kernel have no storage and no strides that others can read, and throw when asked.
+
 bool sharesStorage(CTTensor a, CTTensor b) {
-    return tensor(a).storage().unsafeGetStorageImpl() == tensor(b).storage().unsafeGetStorageImpl();
+    return guarded<bool>(false, [&] {
+        return tensor(a).storage().unsafeGetStorageImpl() == tensor(b).storage().unsafeGetStorageImpl();
+    });
+}
+
+bool isContiguous(CTTensor handle) {
+    return guarded<bool>(false, [&] { return tensor(handle).is_contiguous(); });
+}
+
+void strides(CTTensor handle, int64_t *out) {
+    int32_t status = guarded<int32_t>(-1, [&] {
+        copy(tensor(handle).strides(), out);
+        return 0;
+    });
+    if (status < 0) std::fill_n(out, tensor(handle).dim(), 0);
 }
 
 int32_t setRequiresGrad(CTTensor handle, bool value) {
     return guarded<int32_t>(-1, [&] {
-        tensor(handle).set_requires_grad(value);
+        tensor(handle).requires_grad_(value);
         return 0;
     });
 }
 
 CTTensor grad(CTTensor handle) {
     return guarded<CTTensor>(nullptr, [&]() -> CTTensor {
-        const auto &value = tensor(handle).grad();
+        const auto &value = tensor(handle).unsafeGetTensorImpl()->grad();  // Tensor::grad warns on standard error
         return value.defined() ? own(value) : nullptr;
     });
 }
 
 int32_t setGrad(CTTensor handle, CTTensor value) {
     return guarded<int32_t>(-1, [&] {
-        tensor(handle).mutable_grad() = value ? tensor(value) : at::Tensor();
+        const auto &of = tensor(handle);
+        if (value) {
+            const auto &grad = tensor(value);
+            TORCH_CHECK(grad.sizes() == of.sizes() && grad.scalar_type() == of.scalar_type() &&
+                            grad.device() == of.device(),
+                        "a gradient ", shapeOf(grad), " does not fit the tensor ", shapeOf(of));
+            of.mutable_grad() = grad;
+        } else {
+            of.mutable_grad().reset();
+        }
         return 0;
     });
 }
-
-void copy(at::IntArrayRef from, int64_t *to) { std::copy(from.begin(), from.end(), to); }
 
 void *dataPointer(CTTensor handle) {
     return guarded<void *>(nullptr, [&] { return tensor(handle).data_ptr(); });
@@ -71,10 +96,10 @@ const CTorchAPI api = {
     .release = [](CTTensor handle) { delete reinterpret_cast<at::Tensor *>(handle); },
     .dim = [](CTTensor handle) { return static_cast<int32_t>(tensor(handle).dim()); },
     .sizes = [](CTTensor handle, int64_t *out) { copy(tensor(handle).sizes(), out); },
-    .strides = [](CTTensor handle, int64_t *out) { copy(tensor(handle).strides(), out); },
+    .strides = strides,
     .dtype = [](CTTensor handle) { return static_cast<int32_t>(tensor(handle).scalar_type()); },
     .device = [](CTTensor handle) { return encode(tensor(handle).device()); },
-    .isContiguous = [](CTTensor handle) { return tensor(handle).is_contiguous(); },
+    .isContiguous = isContiguous,
     .sharesStorage = sharesStorage,
     .data = dataPointer,
     .requiresGrad = [](CTTensor handle) { return tensor(handle).requires_grad(); },
@@ -103,4 +128,9 @@ const CTorchAPI api = {
 }  // namespace
 }  // namespace graft
 
-extern "C" __attribute__((visibility("default"))) const CTorchAPI *graft_torch_table(void) { return &graft::api; }
+extern "C" __attribute__((visibility("default"))) const CTorchAPI *graft_torch_table(void) {
+    // LibTorch looks for accelerators once, at the latest in the first backward pass: CUDA has to be there by then.
+    // A failure is told to who asks for the accelerator; the CPU works without it.
+    graft::loadCUDA();
+    return &graft::api;
+}

@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /// Raised with every incompatible change of `CTorchAPI`, so that a stale shim is refused instead of misread.
-#define CTORCH_ABI_VERSION 1
+#define CTORCH_ABI_VERSION 2
 
 /// One reference to a tensor (an owned `at::Tensor *`).
 typedef struct CTTensorOpaque *CTTensor;
@@ -100,10 +100,11 @@ typedef struct CTorchAPI {
     int32_t (*_Nonnull gradients)(
         const CTTensor *outputs, const CTTensor _Nullable *_Nonnull gradOutputs, int32_t outputCount, const CTTensor *inputs,
         int32_t inputCount, bool retainGraph, bool createGraph, CTTensor _Nullable *_Nonnull result);
-    /// Makes `outputs`, computed without gradient, depend on `inputs` through `backward`.
+    /// Fills `attached` with views of `outputs`, computed without gradient, that depend on `inputs` through `backward`.
+    /// Takes `context` over, also when it fails.
     int32_t (*_Nonnull attachFunction)(
         const char *name, const CTTensor *outputs, int32_t outputCount, const CTTensor *inputs, int32_t inputCount,
-        CTBackward backward, CTRelease release, void *context);
+        CTBackward backward, CTRelease release, void *context, CTTensor _Nullable *_Nonnull attached);
 
     // Random generators.
     CTGenerator _Nullable (*_Nonnull makeGenerator)(int32_t device, uint64_t seed);
@@ -115,7 +116,7 @@ typedef struct CTorchAPI {
     const char *_Nonnull (*_Nonnull libraryPath)(void);
     int32_t (*_Nonnull threads)(void);
     void (*_Nonnull setThreads)(int32_t count);
-    /// Loads LibTorch's CUDA library where it lies beside libtorch_cpu; 1: usable, 0: not there, -1: an error.
+    /// Whether LibTorch's CUDA library, looked for beside libtorch_cpu, is loaded; 1: yes, 0: not there, -1: an error.
     int32_t (*_Nonnull loadCUDA)(void);
     int32_t (*_Nonnull cudaDeviceCount)(void);
     int32_t (*_Nonnull synchronize)(int32_t device);
