@@ -135,7 +135,8 @@ import Torch
     @Test(arguments: names) func dropoutIsNamedAndActsInTrainingOnly(name: String) throws {
         let backbone = try model.backbone()
         let ids = try model.tokens()
-        let setting = try #require(try MethodRegistry.entry(name).make().settings.keys.first { $0.hasSuffix("_dropout") })
+        let setting = try #require(
+            try MethodRegistry.entry(name).make().settings.keys.first { $0.hasSuffix("_dropout") })
         let adapter = try adapter(name, [setting: 0.5], on: backbone)
         try adapter.randomise(seed: 3)
         func logits(_ pass: String) throws -> Tensor {
