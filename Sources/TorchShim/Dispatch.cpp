@@ -223,7 +223,7 @@ std::string shapeOf(const at::Tensor &value) {
 CTOperator findOperator(const char *name, const char *overload) {
     return guarded<CTOperator>(nullptr, [&] {
         auto handle = c10::Dispatcher::singleton().findSchema({name, overload});
-        TORCH_CHECK(handle.has_value(), "LibTorch has no operator ", name, *overload ? "." : "", overload);
+        TORCH_CHECK(handle.has_value(), "LibTorch has no operator '", name, *overload ? "." : "", overload, "'");
         return reinterpret_cast<CTOperator>(new c10::OperatorHandle(*handle));
     });
 }
