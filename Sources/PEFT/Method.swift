@@ -11,6 +11,8 @@ public protocol Method: Sendable {
     static var peftType: String { get }
     /// The hyper-parameters, in the order of importance.
     static var fields: [Field<Self>] { get }
+    /// The layers that are adapted where `target_modules` does not say.
+    static var defaultTargets: Selection.Modules { get }
 
     /// Makes the method with its defaults.
     init()
@@ -33,6 +35,8 @@ public protocol Method: Sendable {
 }
 
 extension Method {
+    /// Queries and values, as in peft.
+    public static var defaultTargets: Selection.Modules { .names(["q_proj", "v_proj"]) }
     /// Nothing but the types is checked.
     public func validate() throws {}
     /// The method itself.
@@ -52,7 +56,7 @@ extension Method {
         guard let field = Self.fields.first(where: { $0.name == name }) else { return nil }
         var changed = self
         guard field.write(&changed, value) else {
-            throw PEFTError("\(name): expected a \(field.form), found \(value.compact)")
+            throw PEFTError("\(name): expected \(field.form), found \(value.compact)")
         }
         return changed
     }
