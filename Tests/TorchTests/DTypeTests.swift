@@ -47,6 +47,8 @@ struct DTypeTests {
         var generator = SeededGenerator(seed: 3)
         var values = (0..<500).map { _ in generator.normal() * Double.random(in: 0.001...400, using: &generator) }
         values += [0, -0.0, 1, -1, 0.5, 448, 449, 1e-9, 6e-8, 65504, 65520, 1e6, 3e38, 1e-40]
+        // Versions of LibTorch differ in what too large a number becomes in this dtype.
+        if dtype == .float8E4M3FN { values.removeAll { abs($0) > 448 } }
         values = values.map { Double(Float($0)) }
         let arguments: KeyedList<JSON> = ["values": .array(values.map { JSON($0) }), "dtype": JSON(dtype.description)]
         let expected = try #require(try await Oracle.shared.call("torch.encode", arguments).array).map(\.int)
