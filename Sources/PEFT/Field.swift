@@ -10,9 +10,9 @@ public struct Field<Root>: Sendable {
     public let summary: String
     /// What values look like, such as `a whole number`.
     public let form: String
-    let read: @Sendable (Root) -> JSON
+    package let read: @Sendable (Root) -> JSON
     /// Returns false when the value has another form.
-    let write: @Sendable (inout Root, JSON) -> Bool
+    package let write: @Sendable (inout Root, JSON) -> Bool
 
     /// Makes a field of a property.
     public init<Value: FieldValue>(
@@ -70,6 +70,17 @@ extension Bool: FieldValue { /// `true or false`
         self = value
     }
     /// A JSON truth value.
+    public var json: JSON { JSON(self) }
+}
+
+extension String: FieldValue { /// `text`
+    public static var form: String { "text" }
+    /// A JSON string that is not empty.
+    public init?(json: JSON) {
+        guard let value = json.string, !value.isEmpty else { return nil }
+        self = value
+    }
+    /// A JSON string.
     public var json: JSON { JSON(self) }
 }
 
