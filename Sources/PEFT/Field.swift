@@ -10,9 +10,9 @@ public struct Field<Root>: Sendable {
     public let summary: String
     /// What values look like, such as `whole number`.
     public let form: String
-    let read: @Sendable (Root) -> JSON
+    package let read: @Sendable (Root) -> JSON
     /// Returns false when the value has another form.
-    let write: @Sendable (inout Root, JSON) -> Bool
+    package let write: @Sendable (inout Root, JSON) -> Bool
 
     /// Makes a field of a property.
     public init<Value: FieldValue>(
