@@ -70,6 +70,13 @@ enum Failure {
     }
 }
 
+extension FormatError {
+    /// Whether a file or folder could not be written, as opposed to being wrong.
+    fileprivate var isWriting: Bool {
+        ["cannot write", "cannot make", "cannot remove"].contains { message.hasPrefix($0) }
+    }
+}
+
 /// What the user gave cannot be used, in one sentence.
 struct InputError: Error, CustomStringConvertible {
     /// The sentence.

@@ -1,11 +1,12 @@
 import Graft
 
+// The C library's standard input is a variable; nothing here changes it.
 #if canImport(Glibc)
-import Glibc
+@preconcurrency import Glibc
 #elseif canImport(Musl)
-import Musl
+@preconcurrency import Musl
 #else
-import Darwin
+@preconcurrency import Darwin
 #endif
 
 /// The lines of standard input.

@@ -7,7 +7,7 @@ struct InspectCommand: ParsableCommand {
         commandName: "inspect",
         abstract: "Show what is in a model folder, GGUF or safetensors file, adapter, checkpoint or run folder.")
 
-    @Argument(help: "A folder or file, or a model's alias.")
+    @ArgumentParser.Argument(help: "A folder or file, or a model's alias.")
     var path: String
 
     @Flag(help: "Also list every tensor.")

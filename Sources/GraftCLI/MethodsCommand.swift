@@ -8,7 +8,7 @@ struct MethodsCommand: ParsableCommand {
         abstract: "List the methods, or show the settings of one.",
         discussion: "Settings are given to 'graft train' as --set key=value, or in a recipe.")
 
-    @Argument(help: "A method; without one all are listed.")
+    @ArgumentParser.Argument(help: "A method; without one all are listed.")
     var name: String?
 
     @Flag(help: "Write JSON.")
