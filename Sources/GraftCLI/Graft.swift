@@ -49,7 +49,7 @@ struct GraftCommand: ParsableCommand {
     /// ArgumentParser would call an unknown verb an unexpected argument.
     private static func refuseUnknownVerb(_ first: String?) throws {
         guard let first, !first.hasPrefix("-") else { return }
-        let verbs = configuration.groupedSubcommands.flatMap(\.subcommands).map(\._commandName)
+        let verbs = configuration.groupedSubcommands.flatMap(\.subcommands).map { $0._commandName }
         guard !verbs.contains(first), first != "help", !first.hasPrefix("___") else { return }
         throw ValidationError(
             "There is no verb \"\(first)\".\(suggestion(for: first, in: verbs)) The verbs are "
