@@ -73,6 +73,17 @@ extension Bool: FieldValue { /// `true or false`
     public var json: JSON { JSON(self) }
 }
 
+extension String: FieldValue { /// `text`
+    public static var form: String { "text" }
+    /// A JSON string that is not empty.
+    public init?(json: JSON) {
+        guard let value = json.string, !value.isEmpty else { return nil }
+        self = value
+    }
+    /// A JSON string.
+    public var json: JSON { JSON(self) }
+}
+
 extension Optional: FieldValue where Wrapped: FieldValue {
     /// What the wrapped values look like, or `null`.
     public static var form: String { Wrapped.form + " or null" }

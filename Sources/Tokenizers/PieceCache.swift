@@ -33,7 +33,7 @@ struct PieceCache: Sendable {
 
         @inline(__always)
         fileprivate var place: Int {
-            let mixed = (low &* 0x9E37_79B9_7F4A_7C15 ^ high ^ UInt64(length)) &* 0xBF58_476D_1CE4_E5B9
+            let mixed = ((low &* 0x9E37_79B9_7F4A_7C15) ^ high ^ UInt64(length)) &* 0xBF58_476D_1CE4_E5B9
             return Int(truncatingIfNeeded: mixed >> (64 - PieceCache.placeBits))
         }
     }
