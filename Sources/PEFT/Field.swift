@@ -126,9 +126,9 @@ public struct Pattern<Value: FieldValue>: FieldValue {
     /// `object of regular expressions to ...`
     public static var form: String { "object from regular expressions to a \(Value.form)" }
 
-    /// A JSON object.
+    /// A JSON object; null, as in old files, is an empty one.
     public init?(json: JSON) {
-        guard let object = json.object else { return nil }
+        guard let object = json.isNull ? [:] : json.object else { return nil }
         entries = [:]
         for (key, item) in object {
             guard let value = Value(json: item) else { return nil }

@@ -12,6 +12,14 @@ public protocol Method: Sendable {
     /// The hyper-parameters, in the order of importance.
     static var fields: [Field<Self>] { get }
 
+    /// What a folder of this type holds beside these fields.
+    static var folderFields: FolderFields { get }
+
+    /// The value to compute with for a field's value in a saved folder.
+    ///
+    /// - Throws: `PEFTError` when the folder cannot be used with that value.
+    static func readable(_ field: String, _ value: JSON) throws -> JSON
+
     /// Makes the method with its defaults.
     init()
 
@@ -33,6 +41,10 @@ public protocol Method: Sendable {
 }
 
 extension Method {
+    /// Nothing.
+    public static var folderFields: FolderFields { FolderFields() }
+    /// The value itself.
+    public static func readable(_ field: String, _ value: JSON) throws -> JSON { value }
     /// Nothing but the types is checked.
     public func validate() throws {}
     /// The method itself.
