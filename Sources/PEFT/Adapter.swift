@@ -8,6 +8,8 @@ public struct AdapterConfiguration: Sendable {
     public var method: any Method
     /// The layers, modules and biases.
     public var selection = Selection()
+    /// Fields of a loaded `adapter_config.json` that Graft does not compute with; they are written back.
+    public var remaining: KeyedList<JSON> = [:]
 
     /// Makes a configuration.
     public init(_ method: any Method, selection: Selection = Selection()) {
@@ -65,7 +67,7 @@ public final class Adapter {
     /// The parameters that are trained as copies (`modules_to_save`, biases).
     public let copies: [(parameter: Parameter, tensor: Tensor)]
     private let attachment: Attachment
-    private let backbone: any Backbone
+    let backbone: any Backbone
 
     /// Makes the trainable tensors of a method for a model, and fills the model's slots.
     ///
@@ -101,16 +103,47 @@ public final class Adapter {
     /// The number of trained values.
     public var parameterCount: Int { trainables.reduce(0) { $0 + $1.tensor.count } }
 
+    /// Whether the updates are in the model's weights and not in its slots; see ``mergeIntoBackbone()``.
+    public private(set) var isMerged = false
+
     /// Fills the model's slots; done when the adapter is made.
     public func attach() {
+        detach()
         for (linear, update) in updates { linear.adapter = WeightSlot(update) }
         for (parameter, tensor) in copies { parameter.replacement = tensor }
     }
 
-    /// Empties the model's slots.
+    /// Empties the model's slots, merged or not: the model is the pretrained one bit for bit.
     public func detach() {
-        for (linear, _) in updates { linear.adapter = nil }
+        for (linear, _) in updates {
+            linear.adapter = nil
+            if isMerged { linear.weight.replacement = nil }
+        }
         for (parameter, _) in copies { parameter.replacement = nil }
+        isMerged = false
+    }
+
+    /// Puts merged weights in the place of the pretrained ones, so that adapted layers cost no more than others.
+    ///
+    /// They are formed in fp32 and rounded once to the model's dtype. The pretrained weights stay in memory untouched,
+    /// for ``unmerge()``.
+    ///
+    /// - Throws: `TorchError` when memory is short; the adapter stays in its slots then.
+    public func mergeIntoBackbone() throws {
+        guard !isMerged else { return }
+        let weights = try updates.map { linear, _ in
+            try merged(linear.weight, pretrained: linear.weight.frozen)?.to(dtype: linear.weight.frozen.dtype)
+        }
+        for ((linear, _), weight) in zip(updates, weights) {
+            linear.adapter = nil
+            linear.weight.replacement = weight
+        }
+        isMerged = true
+    }
+
+    /// Takes merged weights away again and returns to the slots; the pretrained weights are the old ones bit for bit.
+    public func unmerge() {
+        if isMerged { attach() }
     }
 
     /// What the method changes in its gradients before they are clipped.
@@ -138,16 +171,17 @@ public final class Adapter {
 
     /// A base parameter with the adapter worked into it.
     ///
-    /// - Parameter parameter: One of the model's.
+    /// - Parameters:
+    ///   - parameter: One of the model's.
+    ///   - pretrained: Its pretrained values.
     /// - Returns: The merged values in fp32, or nil where the adapter leaves the parameter as it is.
     /// - Throws: `TorchError` when memory is short.
-    public func merged(_ parameter: Parameter) throws -> Tensor? {
+    public func merged(_ parameter: Parameter, pretrained: Tensor) throws -> Tensor? {
         try withoutGrad {
-            let replaced = copies.first { $0.parameter === parameter }?.tensor
-            guard let update = updates.first(where: { $0.linear.weight === parameter })?.update else {
-                return try replaced?.detached()
+            if let update = updates.first(where: { $0.linear.weight === parameter })?.update {
+                return try update.merged(into: pretrained.to(dtype: .float32)).detached()
             }
-            return try update.merged(into: (replaced ?? parameter.frozen).to(dtype: .float32)).detached()
+            return try copies.first { $0.parameter === parameter }?.tensor.detached()
         }
     }
 

@@ -10,9 +10,9 @@ public struct Field<Root>: Sendable {
     public let summary: String
     /// What values look like, such as `a whole number`.
     public let form: String
-    let read: @Sendable (Root) -> JSON
+    package let read: @Sendable (Root) -> JSON
     /// Returns false when the value has another form.
-    let write: @Sendable (inout Root, JSON) -> Bool
+    package let write: @Sendable (inout Root, JSON) -> Bool
 
     /// Makes a field of a property.
     public init<Value: FieldValue>(
@@ -73,6 +73,17 @@ extension Bool: FieldValue { /// `true or false`
     public var json: JSON { JSON(self) }
 }
 
+extension String: FieldValue { /// `text`
+    public static var form: String { "text" }
+    /// A JSON string that is not empty.
+    public init?(json: JSON) {
+        guard let value = json.string, !value.isEmpty else { return nil }
+        self = value
+    }
+    /// A JSON string.
+    public var json: JSON { JSON(self) }
+}
+
 extension Optional: FieldValue where Wrapped: FieldValue {
     /// What the wrapped values look like, or `null`.
     public static var form: String { Wrapped.form + " or null" }
@@ -115,9 +126,9 @@ public struct Pattern<Value: FieldValue>: FieldValue {
     /// `an object from regular expressions to ...`
     public static var form: String { "an object from regular expressions to \(Value.form)" }
 
-    /// A JSON object.
+    /// A JSON object; null, as in old files, is an empty one.
     public init?(json: JSON) {
-        guard let object = json.object else { return nil }
+        guard let object = json.isNull ? [:] : json.object else { return nil }
         entries = [:]
         for (key, item) in object {
             guard let value = Value(json: item) else { return nil }

@@ -14,6 +14,14 @@ public protocol Method: Sendable {
     /// The layers that are adapted where `target_modules` does not say.
     static var defaultTargets: Selection.Modules { get }
 
+    /// What a folder of this type holds beside these fields.
+    static var folderFields: FolderFields { get }
+
+    /// The value to compute with for a field's value in a saved folder.
+    ///
+    /// - Throws: `PEFTError` when the folder cannot be used with that value.
+    static func readable(_ field: String, _ value: JSON) throws -> JSON
+
     /// Makes the method with its defaults.
     init()
 
@@ -37,6 +45,10 @@ public protocol Method: Sendable {
 extension Method {
     /// Queries and values, as in peft.
     public static var defaultTargets: Selection.Modules { .names(["q_proj", "v_proj"]) }
+    /// Nothing.
+    public static var folderFields: FolderFields { FolderFields() }
+    /// The value itself.
+    public static func readable(_ field: String, _ value: JSON) throws -> JSON { value }
     /// Nothing but the types is checked.
     public func validate() throws {}
     /// The method itself.

@@ -45,6 +45,14 @@ public struct Selection: Sendable {
             }
         }
 
+        var isAllLinear: Bool {
+            if case .expression(let text) = self { text.lowercased() == "all-linear" } else { false }
+        }
+
+        var names: [String] {
+            if case .names(let names) = self { names } else { [] }
+        }
+
         func matches(_ path: String) throws -> Bool {
             switch self {
             case .names(let names): names.contains { path == $0 || path.hasSuffix("." + $0) }
@@ -115,32 +123,65 @@ public struct Selection: Sendable {
     /// - Throws: `PEFTError` when nothing matches, naming what there is.
     public func linears(of backbone: any Backbone) throws -> [Linear] {
         let wholeModules = modulesToSave?.names ?? []
-        let isAllLinear = targetModules == .expression("all-linear")
+        let targets = targetModules ?? .names(["q_proj", "v_proj"])
+        try validate(targets, for: backbone)
         let selected = try backbone.linears.filter { layer in
             if Self.isInside(layer.path, wholeModules) { return false }
             if try excludeModules?.matches(layer.path) == true { return false }
-            if isAllLinear { return layer.role != .head }
-            let targets = targetModules ?? .names(["q_proj", "v_proj"])
+            if targets.isAllLinear { return layer.role != .head }
+            // A module that is named by its whole path is meant wherever it lies.
+            if targets.names.contains(layer.path) { return true }
             return try targets.matches(layer.path) && isInLayersToTransform(layer.path)
         }
         if selected.isEmpty {
             let names = Set(backbone.linears.map { String($0.path.split(separator: ".").last ?? "") }).sorted()
-            let asked = (targetModules ?? .names(["q_proj", "v_proj"])).json.compact
+            let asked = targets.json.compact
             throw PEFTError(
-                "target_modules \(asked) matches no linear layer of the model; its layers are \(names.joined(separator: ", "))")
+                "target_modules \(asked) matches no linear layer of the model; its layers are \(names.joined(separator: ", "))"
+            )
         }
         return selected
     }
 
-    /// The parameters that `modules_to_save` selects.
+    /// Refuses what peft refuses: fields that do not go together, and targets that are no linear layers.
+    private func validate(_ targets: Modules, for backbone: any Backbone) throws {
+        let (layers, patterns) = (layersToTransform?.indices ?? [], layersPattern?.names.filter { !$0.isEmpty } ?? [])
+        if case .expression = targets, !layers.isEmpty || !patterns.isEmpty {
+            throw PEFTError(
+                "layers_to_transform and layers_pattern go with target_modules as a list of names; put the blocks into "
+                    + "the expression, or write a list")
+        }
+        guard patterns.isEmpty || !layers.isEmpty else {
+            throw PEFTError("layers_pattern: expected layers_to_transform beside it")
+        }
+        guard !targets.isAllLinear else { return }
+        let linears = Set(backbone.linears.map(\.path))
+        for parameter in backbone.parameters where !linears.contains(parameter.modulePath) {
+            guard try targets.matches(parameter.modulePath), try excludeModules?.matches(parameter.modulePath) != true
+            else { continue }
+            throw PEFTError(
+                "target_modules: \(parameter.modulePath) is no linear layer; modules_to_save trains such modules whole")
+        }
+    }
+
+    /// The parameters that `modules_to_save` selects: those of modules whose path ends with one of the names, and of
+    /// the modules inside. As in peft the end need not be a whole name: `norm` selects `input_layernorm` too.
     ///
     /// - Throws: `PEFTError` when a name matches nothing.
     func wholeParameters(of backbone: any Backbone) throws -> [Parameter] {
-        for name in modulesToSave?.names ?? []
-        where !backbone.parameters.contains(where: { Self.isInside($0.modulePath, [name]) }) {
+        let names = modulesToSave?.names ?? []
+        func isSelected(_ parameter: Parameter, _ name: String) -> Bool {
+            var path = parameter.modulePath[...]
+            while !path.isEmpty {
+                if path.hasSuffix(name) { return true }
+                path = path[..<(path.lastIndex(of: ".") ?? path.startIndex)]
+            }
+            return false
+        }
+        for name in names where name.isEmpty || !backbone.parameters.contains(where: { isSelected($0, name) }) {
             throw PEFTError("modules_to_save: no module of the model is called \"\(name)\"")
         }
-        return backbone.parameters.filter { Self.isInside($0.modulePath, modulesToSave?.names ?? []) }
+        return backbone.parameters.filter { parameter in names.contains { isSelected(parameter, $0) } }
     }
 
     /// Whether a path is, or lies below, a module of one of the names.
@@ -151,17 +192,19 @@ public struct Selection: Sendable {
     }
 
     private func isInLayersToTransform(_ path: String) throws -> Bool {
-        guard let indices = layersToTransform?.indices else { return true }
-        let names = layersPattern?.names ?? []
-        let patterns = names.isEmpty ? ["[^.]*"] : names
+        guard let indices = layersToTransform?.indices, !indices.isEmpty else { return true }
+        let names = layersPattern?.names.filter { !$0.isEmpty } ?? []
+        // The first number in the path is the block's, also where experts have numbers behind it.
+        let patterns = names.isEmpty ? [".*?\\.[^.]*"] : names.map { "(?:|.*?\\.)\($0)" }
         for pattern in patterns {
             let expression: Regex<AnyRegexOutput>
             do {
-                expression = try Regex("^.*?\\.\(pattern)\\.(\\d+)\\.").matchingSemantics(.unicodeScalar)
+                expression = try Regex("\(pattern)\\.(\\d+)\\.").matchingSemantics(.unicodeScalar)
             } catch {
                 throw PEFTError("layers_pattern: \"\(pattern)\" is not a valid regular expression: \(error)")
             }
-            guard let match = path.prefixMatch(of: expression), let digits = match.output[match.output.count - 1].substring
+            guard let match = path.prefixMatch(of: expression),
+                let digits = match.output[match.output.count - 1].substring
             else { continue }
             return Int(digits).map(indices.contains) ?? false
         }
