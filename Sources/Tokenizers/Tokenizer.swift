@@ -121,7 +121,9 @@ public struct Tokenizer: Sendable {
         return Encoding(ids: tokens.ids, ranges: tokens.ranges)
     }
 
-    /// Joins tokens to text. Bytes that are no UTF-8 become U+FFFD.
+    /// Joins tokens to text.
+    ///
+    /// Bytes that are no UTF-8 become U+FFFD.
     ///
     /// - Parameters:
     ///   - ids: The token numbers.

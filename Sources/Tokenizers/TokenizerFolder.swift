@@ -81,7 +81,8 @@ private struct TokenizerFolderReader {
     private func chatTemplate(_ configuration: JSON?) throws -> String? {
         let path = folder + "/chat_template.jinja"
         if FileManager.default.fileExists(atPath: path) {
-            guard let source = String(validating: try Data(contentsOf: URL(fileURLWithPath: path)), as: UTF8.self) else {
+            guard let source = String(validating: try Data(contentsOf: URL(fileURLWithPath: path)), as: UTF8.self)
+            else {
                 throw TokenizerError("\(path): expected a text in UTF-8")
             }
             return source

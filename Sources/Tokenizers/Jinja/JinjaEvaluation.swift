@@ -70,7 +70,8 @@ extension JinjaInterpreter {
             let key = try evaluate(pair.key)
             guard case .string(let text) = key else {
                 throw TemplateError(
-                    line: pair.key.line, "only strings can be keys of a dictionary here, not \(key.kind)\(pair.key.quoted)")
+                    line: pair.key.line,
+                    "only strings can be keys of a dictionary here, not \(key.kind)\(pair.key.quoted)")
             }
             result[text] = try evaluate(pair.value)
         }
@@ -139,7 +140,8 @@ extension JinjaInterpreter {
             return try located(node) { try makeNamespace(given) }
         case .function(let name):
             return try located(node) { try JinjaFunctions.call(name, given) }
-        case .undefined(let reason): throw TemplateError(line: node.line, "\(reason) and cannot be called\(node.quoted)")
+        case .undefined(let reason):
+            throw TemplateError(line: node.line, "\(reason) and cannot be called\(node.quoted)")
         default: throw TemplateError(line: node.line, "\(function.kind) cannot be called\(node.quoted)")
         }
     }
