@@ -129,6 +129,15 @@ struct ChatTemplateTests {
                 "{% set ns = namespace(s='x') %}{% for a in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", 1,
                 "larger"
             ),
+            (
+                "{% set ns = namespace(x=0) %}{% for a in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}", 1,
+                "levels deep"
+            ),
+            (
+                "{% set ns = namespace(x=0) %}{% for a in range(9999) %}{% for b in [ns.x] %}{% set ns.x = loop %}"
+                    + "{% endfor %}{% endfor %}", 1, "levels deep"
+            ),
+            ("{% set s = 'x' * 9999999 %}{% for a in range(9999) %}{% set x = s ~ a %}{% endfor %}", 1, "steps"),
             ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", 1, "levels deep"),
             (String(repeating: "(", count: 5000) + "1" + String(repeating: ")", count: 5000), nil, ""),
             (

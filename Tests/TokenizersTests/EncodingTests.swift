@@ -158,7 +158,7 @@ struct EncodingTests {
         let clock = ContinuousClock()
         var ids: [Int] = []
         let time = clock.measure { ids = tokenizer.encode(text) }
-        #expect(time < .seconds(5))
+        #expect(time < .seconds(10))
         #expect(try tokenizer.decode(ids) == text)
         let start = String(text.prefix(100_000))
         #expect(tokenizer.encode(start) == (try await referenceEncodings(RepositoryPaths.smolLM2, [start]))[0].ids)

@@ -38,9 +38,9 @@ struct JinjaInterpreter {
         return .next
     }
 
-    /// Counts a step of the work.
-    mutating func step(_ line: Int) throws {
-        steps += 1
+    /// Counts steps of the work.
+    mutating func step(_ line: Int, count: Int = 1) throws {
+        steps += count
         if steps > Self.stepLimit {
             throw TemplateError(line: line, "rendering takes more than \(Self.stepLimit) steps")
         }
@@ -98,7 +98,7 @@ struct JinjaInterpreter {
     private mutating func captured(_ body: [JinjaStatement]) throws -> JinjaValue {
         var text = ""
         try inScope([:]) { _ = try $0.run(body, &text) }
-        return .string(text)
+        return try charged(.string(text), line: body.first?.line ?? 1)
     }
 
     private mutating func filtered(
