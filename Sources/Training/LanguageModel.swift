@@ -100,11 +100,7 @@ private struct TokenizerWithTemplate: Sendable {
     let template: ChatTemplate?
 
     init(location: Checkpoint.Location, gguf: GGUFFile?) throws {
-        guard let gguf else {
-            throw TokenizerError(
-                "\(location.path): the tokenizer of a model folder cannot be read yet; name the model's .gguf file")
-        }
-        tokenizer = try Tokenizer(gguf: gguf)
+        tokenizer = try gguf.map { try Tokenizer(gguf: $0) } ?? Tokenizer(folder: location.path)
         template = tokenizer.chatTemplateSource == nil ? nil : try tokenizer.chatTemplate()
     }
 }

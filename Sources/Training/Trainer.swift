@@ -95,7 +95,7 @@ public final class Trainer {
         if resumes {
             try folder.removeCheckpoints(after: state.step)
             if PathKind(folder.layout.metrics) == .file {
-                let earlier = try MetricsLog.read(path: folder.layout.metrics).filter { $0.step <= state.step }
+                let earlier = try MetricsLog.read(path: folder.layout.metrics).filter { [state] in $0.step <= state.step }
                 evaluatedStep = earlier.last { $0.evalLoss != nil }?.step
                 lastLoss = earlier.last { $0.loss != nil }?.loss
             }
