@@ -5,14 +5,24 @@ final class AttentionMasks {
     private let time: Int
     private let past: Int
     private let given: Tensor?
+    private let positions: (queries: Tensor, keys: Tensor)?
     private let device: Device
     private var windows: [Int: Tensor] = [:]
     private var causal: Tensor?
 
-    init(time: Int, past: Int, given: Tensor?, device: Device) {
+    /// Describes a pass.
+    ///
+    /// - Parameters:
+    ///   - time: How many tokens there are.
+    ///   - past: How many keys the cache holds before them.
+    ///   - given: The pass's own mask, see ``Context/mask``.
+    ///   - positions: `[batch or 1, time]` and `[batch or 1, past + time]`; nil where the n-th key is at position n.
+    ///   - device: Where the model lives.
+    init(time: Int, past: Int, given: Tensor?, positions: (queries: Tensor, keys: Tensor)?, device: Device) {
         self.time = time
         self.past = past
         self.given = given
+        self.positions = positions
         self.device = device
     }
 
@@ -28,11 +38,18 @@ final class AttentionMasks {
         }
         guard let window else { return (try given ?? causalMask(), false) }
         if let known = windows[window] { return (known, false) }
-        // Row i is position past + i; it sees keys down to past + i - window + 1.
-        let visible = try callTensor("aten::triu", ones(), past - window + 1)
-        let mask = try callTensor("aten::logical_and", given ?? causalMask(), visible)
+        let mask = try callTensor("aten::logical_and", given ?? causalMask(), visible(window))
         windows[window] = mask
         return (mask, false)
+    }
+
+    /// Which keys are less than `window` positions behind each token.
+    private func visible(_ window: Int) throws -> Tensor {
+        // Row i is position past + i; it sees keys down to past + i - window + 1.
+        guard let positions else { return try ones().upperTriangle(diagonal: past - window + 1) }
+        // [batch, 1, time, 1] and [batch, 1, 1, keys]
+        let oldest = try (positions.queries - (window - 1)).unsqueezed(1).unsqueezed(-1)
+        return try callTensor("aten::ge.Tensor", positions.keys.unsqueezed(1).unsqueezed(1), oldest)
     }
 
     private func ones() throws -> Tensor { try Tensor.ones([time, past + time], dtype: .bool, device: device) }

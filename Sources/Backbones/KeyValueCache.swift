@@ -8,6 +8,8 @@ public final class KeyValueCache {
     public private(set) var length = 0
     private var keys: [Tensor?]
     private var values: [Tensor?]
+    /// The tokens' positions, `[batch or 1, length]`, once a pass has given some; until then the n-th is at n.
+    private var positions: Tensor?
 
     /// Makes an empty cache for a model of `layers` blocks.
     public init(layers: Int, capacity: Int) {
@@ -39,14 +41,58 @@ public final class KeyValueCache {
         )
     }
 
+    /// Notes the positions of the tokens of a pass that begins, before they are counted.
+    ///
+    /// - Parameters:
+    ///   - given: `[batch, time]`, or nil for those that follow on from the cache.
+    ///   - time: How many tokens there are.
+    ///   - device: Where the model lives.
+    /// - Returns: The positions of all tokens with the new ones, `[batch or 1, length + time]`; nil where the n-th is
+    ///   at n.
+    /// - Throws: `TorchError` when the batch differs from earlier ones.
+    func notePositions(_ given: Tensor?, time: Int, device: Device) throws -> Tensor? {
+        guard given != nil || positions != nil else { return nil }
+        let new = try given ?? Tensor.arange(length, length + time, device: device).unsqueezed(0)
+        guard length > 0 else {
+            positions = new
+            return new
+        }
+        let old = try positions?.narrowed(1, start: 0, length: length)
+            ?? Tensor.arange(0, length, device: device).unsqueezed(0)
+        let rows = max(old.size(0), new.size(0))
+        let all = try Tensor.concatenate(
+            [old.expanded([rows, -1]), new.expanded([rows, -1])], dimension: 1)
+        positions = all
+        return all
+    }
+
     /// Counts tokens that all layers have been given.
     func advance(by count: Int) { length += count }
 
     /// Forgets the tokens from `length` on.
     public func truncate(to length: Int) { self.length = min(self.length, max(0, length)) }
 
+    /// Forgets all rows of the batch but some.
+    ///
+    /// - Parameter rows: int64, the rows that stay, in their new order.
+    /// - Throws: `TorchError` when there is no such row.
+    public func keep(rows: Tensor) throws {
+        func kept(_ tensor: Tensor?) throws -> Tensor? {
+            guard let tensor else { return nil }
+            let chosen = try tensor.narrowed(2, start: 0, length: length).gathered(rows)
+            let result = try store(like: chosen)
+            try result.narrowed(2, start: 0, length: length).copy(from: chosen)
+            return result
+        }
+        for layer in keys.indices {
+            keys[layer] = try kept(keys[layer])
+            values[layer] = try kept(values[layer])
+        }
+        if let all = positions, all.size(0) > 1 { positions = try all.gathered(rows) }
+    }
+
     private func store(like tensor: Tensor) throws -> Tensor {
         let shape = tensor.shape
-        return try Tensor.zeros([shape[0], shape[1], capacity, shape[3]], dtype: tensor.dtype, device: tensor.device)
+        return try Tensor.empty([shape[0], shape[1], capacity, shape[3]], dtype: tensor.dtype, device: tensor.device)
     }
 }

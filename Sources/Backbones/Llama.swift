@@ -45,10 +45,14 @@ public final class Llama: Backbone {
         guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
         let past = context.cache?.length ?? 0
         let time = ids.size(1)
-        let positions = try context.positions ?? Tensor.arange(past, past + time, device: device)
+        let given = try context.positions.map { try $0.rank == 1 ? $0.unsqueezed(0) : $0 }
+        let positions = try given ?? Tensor.arange(past, past + time, device: device).unsqueezed(0)
+        let keyPositions = try context.cache.map { try $0.notePositions(given, time: time, device: device) } ?? given
         let rotary = try configuration.rotary.table(
             positions: positions, length: context.length ?? past + time, dtype: dtype)
-        let masks = AttentionMasks(time: time, past: past, given: context.mask, device: device)
+        let masks = AttentionMasks(
+            time: time, past: past, given: context.mask, positions: keyPositions.map { (positions, $0) },
+            device: device)
         var states = try embedding(ids, embedTokens.value())
         for block in blocks { states = try block(states, rotary, masks, context) }
         context.cache?.advance(by: time)

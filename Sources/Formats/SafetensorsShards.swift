@@ -2,7 +2,8 @@
 /// one file may be.
 ///
 /// Shards are filled in the order of the tensors given. Tensors may be written in any order; a shard's file appears as
-/// soon as all of its tensors are there, the index last.
+/// soon as all of its tensors are there, the index last. Write into a folder of ``AtomicFolder`` where a checkpoint
+/// must be there whole or not at all.
 public final class SafetensorsShards {
     /// The folder.
     public let folder: String

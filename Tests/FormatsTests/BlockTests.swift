@@ -1,5 +1,6 @@
 import Formats
 import Foundation
+import TestSupport
 import Testing
 
 /// Random blocks as gguf-py writes them: any bytes, but scales that are finite.
@@ -57,8 +58,8 @@ private func rounded(_ value: Float) -> UInt16 {
     UInt16(truncatingIfNeeded: (value.bitPattern &+ 0x7FFF &+ (value.bitPattern >> 16 & 1)) >> 16)
 }
 
-@Test func sizesAreThoseOfGGUFPy() throws {
-    let sizes = try #require(try JSON.parse(try Oracle.answer("gguf_sizes", to: Data())).object)
+@Test func sizesAreThoseOfGGUFPy() async throws {
+    let sizes = try #require(try JSON.parse(try await oracleAnswer("gguf_sizes", to: Data())).object)
     for type in BlockType.allCases {
         let expected: JSON = [JSON(type.name), JSON(type.elementsPerBlock), JSON(type.bytesPerBlock)]
         #expect(sizes["\(type.rawValue)"] == expected)
@@ -70,10 +71,11 @@ private func rounded(_ value: Float) -> UInt16 {
         // gguf-py leaves plain integers and doubles alone.
         type.isQuantised || [.f32, .f16, .bf16].contains(type)
     })
-func blocksAreThoseOfGGUFPy(_ type: BlockType) throws {
-    let folder = try TemporaryFolder()
+func blocksAreThoseOfGGUFPy(_ type: BlockType) async throws {
+    let folder = try TemporaryFolder.lasting("formats")
     let data = randomBlocks(type, count: type.isQuantised ? 300 : 4001, seed: UInt64(type.rawValue) + 100)
-    let expected = try Oracle.answer("gguf_dequantise", to: data, "\(type.rawValue)").values(as: Float.self)
+    let expected = try await oracleAnswer("gguf_dequantise", to: data, ["code": JSON(Int(type.rawValue))]).values(
+        as: Float.self)
     let rounded = expected.map(rounded)
     let bytes = try mapped(data, in: folder)
     for level in 0...Dequantiser.bestLevel {
@@ -93,7 +95,7 @@ func blocksAreThoseOfGGUFPy(_ type: BlockType) throws {
 
 @Test func halvesAreExact() throws {
     // Every bit pattern: subnormals, infinities, NaNs.
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     let patterns = Array(UInt16.min...UInt16.max)
     let bytes = try mapped(Data(values: patterns), in: folder)
     for level in 0...Dequantiser.bestLevel {
@@ -119,8 +121,8 @@ private func referenceHalf(_ pattern: UInt16) -> Float {
     }
 }
 
-@Test func bfloat16IsRoundedToTheNearest() throws {
-    let folder = try TemporaryFolder()
+@Test func bfloat16IsRoundedToTheNearest() async throws {
+    let folder = try TemporaryFolder.lasting("formats")
     var generator = SeededGenerator(seed: 60)
     var values: [Float] = [
         0, -0.0, 1, .infinity, -.infinity, .greatestFiniteMagnitude, .leastNonzeroMagnitude, .leastNormalMagnitude,
@@ -132,7 +134,7 @@ private func referenceHalf(_ pattern: UInt16) -> Float {
         values.append(Float(bitPattern: bits))
     }
     for _ in 0..<20000 { values.append(Float(bitPattern: UInt32.random(in: 0...UInt32.max, using: &generator))) }
-    let expected = try Oracle.answer("bf16_round", to: Data(values: values)).values(as: UInt16.self)
+    let expected = try await oracleAnswer("bf16_round", to: Data(values: values)).values(as: UInt16.self)
     let bytes = try mapped(Data(values: values), in: folder)
     for level in 0...Dequantiser.bestLevel {
         var dequantiser = try Dequantiser(type: .f32, rows: 1, columns: values.count, bytes: bytes)
@@ -147,7 +149,7 @@ private func referenceHalf(_ pattern: UInt16) -> Float {
 }
 
 @Test func plainIntegersAndDoubles() throws {
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     func check<Value: BitwiseCopyable>(_ type: BlockType, _ values: [Value], _ expected: [Float]) throws {
         let bytes = try mapped(Data(values: values), in: folder)
         for level in 0...Dequantiser.bestLevel {
@@ -168,15 +170,17 @@ private func referenceHalf(_ pattern: UInt16) -> Float {
     try check(.f64, doubles, doubles.map { Float($0) })
 }
 
-@Test(arguments: [1, 2, 3, 8]) func headsAreSplitAsHuggingFaceHasThem(heads: Int) throws {
-    let folder = try TemporaryFolder()
+@Test(arguments: [1, 2, 3, 8]) func headsAreSplitAsHuggingFaceHasThem(heads: Int) async throws {
+    let folder = try TemporaryFolder.lasting("formats")
     let rows = heads * 12
     let columns = 64
     var generator = SeededGenerator(seed: 62)
     let stored = (0..<(rows * columns)).map { _ in Float.random(in: -1...1, using: &generator) }
     let source = try folder.write(Data(values: stored), to: "stored")
-    try Oracle.run("unpermuted", file: source, output: folder.file("out"), "\(rows)", "\(columns)", "\(heads)")
-    let expected = try Data(contentsOf: URL(filePath: folder.file("out"))).values(as: Float.self)
+    try await runOracle(
+        "unpermuted", source: source, target: folder("out"),
+        ["rows": JSON(rows), "columns": JSON(columns), "heads": JSON(heads)])
+    let expected = try Data(contentsOf: URL(filePath: folder("out"))).values(as: Float.self)
     let file = try MappedFile(path: source)
     let bytes = try file.slice(offset: 0, count: file.count)
     let dequantiser = try Dequantiser(
@@ -194,7 +198,7 @@ private func referenceHalf(_ pattern: UInt16) -> Float {
 }
 
 @Test(arguments: [RowOrder.stored, .splittingHeads(4)]) func threadsShareTheRows(order: RowOrder) throws {
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     let data = randomBlocks(.q4_k, count: 1200 * 3, seed: 63)
     let dequantiser = try Dequantiser(
         type: .q4_k, rows: 1200, columns: 768, bytes: try mapped(data, in: folder), order: order)
@@ -209,7 +213,7 @@ private func referenceHalf(_ pattern: UInt16) -> Float {
 }
 
 @Test func wrongRoomIsRefused() throws {
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     let bytes = try mapped(randomBlocks(.q4_0, count: 6, seed: 64), in: folder)
     let dequantiser = try Dequantiser(type: .q4_0, rows: 3, columns: 64, bytes: bytes)
     var room = [Float](repeating: 0, count: 64)

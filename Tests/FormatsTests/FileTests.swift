@@ -1,5 +1,6 @@
 import Formats
 import Foundation
+import TestSupport
 import Testing
 
 private func contents(_ path: String) throws -> String {
@@ -7,15 +8,15 @@ private func contents(_ path: String) throws -> String {
 }
 
 @Test func filesAppearWhole() throws {
-    let folder = try TemporaryFolder()
-    let path = folder.file("a.txt")
+    let folder = try TemporaryFolder.lasting("formats")
+    let path = folder("a.txt")
     try AtomicFile.write("one", to: path)
     #expect(try contents(path) == "one")
     try AtomicFile.write(to: path) { file in
         try file.write("tw")
         try file.write(Data([UInt8(ascii: "o")]))
         #expect(try contents(path) == "one")
-        #expect(folder.names.count == 2)
+        #expect(try folder.contents().count == 2)
     }
     #expect(try contents(path) == "two")
     struct Stop: Error {}
@@ -26,33 +27,34 @@ private func contents(_ path: String) throws -> String {
         }
     }
     #expect(try contents(path) == "two")
-    #expect(folder.names == ["a.txt"])
+    #expect(try folder.contents() == ["a.txt"])
 }
 
 @Test func filesThatCannotBeWritten() throws {
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     #expect(
-        try formatError { try AtomicFile.write("x", to: folder.file("no/a.txt")) }.message.contains(
+        try formatError { try AtomicFile.write("x", to: folder("no/a.txt")) }.message.contains(
             "no such file or folder"))
     #expect(try formatError { try AtomicFile.write("x", to: folder.path) }.message.contains("a folder of that name"))
-    try AtomicFile.write("x", to: folder.file("plain"))
+    #expect(try formatError { try AtomicFile.write("x", to: "/dev/null") }.message.contains("a device"))
+    try AtomicFile.write("x", to: folder("plain"))
     #expect(
-        try formatError { try AtomicFile.write("x", to: folder.file("plain/a.txt")) }.message.contains("not a folder"))
+        try formatError { try AtomicFile.write("x", to: folder("plain/a.txt")) }.message.contains("not a folder"))
     if getuid() != 0 {
         chmod(folder.path, 0o500)
         #expect(
-            try formatError { try AtomicFile.write("x", to: folder.file("a.txt")) }.message.contains(
+            try formatError { try AtomicFile.write("x", to: folder("a.txt")) }.message.contains(
                 "permission denied"))
         chmod(folder.path, 0o700)
     }
-    #expect(folder.names == ["plain"])
+    #expect(try folder.contents() == ["plain"])
 }
 
 @Test func aFullDiskLeavesNothing() async {
     // A limit on the size of files, in a process of its own, stands for the full disk: the write fails half-way.
     await #expect(processExitsWith: .success) {
-        let folder = try TemporaryFolder()
-        let path = folder.file("a.bin")
+        let folder = try TemporaryFolder.lasting("formats")
+        let path = folder("a.bin")
         try AtomicFile.write("old", to: path)
         var limit = rlimit(rlim_cur: 1 << 20, rlim_max: 1 << 20)
         setrlimit(fileSizeLimit, &limit)
@@ -60,7 +62,7 @@ private func contents(_ path: String) throws -> String {
         let error = try formatError { try AtomicFile.write(Data(count: 3 << 20), to: path) }
         #expect(error.message.hasPrefix("cannot write this file"))
         #expect(try contents(path) == "old")
-        #expect(folder.names == ["a.bin"])
+        #expect(try folder.contents() == ["a.bin"])
     }
 }
 
@@ -71,8 +73,8 @@ private let fileSizeLimit = RLIMIT_FSIZE
 #endif
 
 @Test func foldersAppearWhole() throws {
-    let folder = try TemporaryFolder()
-    let path = folder.file("run")
+    let folder = try TemporaryFolder.lasting("formats")
+    let path = folder("run")
     func write(_ text: String, replacing: Bool = true, stop: Bool = false) throws {
         try AtomicFolder.write(to: path + "/", replacing: replacing) { temporary in
             try AtomicFile.write(text, to: temporary + "/a.txt")
@@ -89,16 +91,16 @@ private let fileSizeLimit = RLIMIT_FSIZE
     #expect(throws: CancellationError.self) { try write("three", stop: true) }
     #expect(try formatError { try write("four", replacing: false) }.message.contains("there already"))
     #expect(try contents(path + "/a.txt") == "two")
-    #expect(folder.names == ["run"])
-    try AtomicFile.write("x", to: folder.file("plain"))
+    #expect(try folder.contents() == ["run"])
+    try AtomicFile.write("x", to: folder("plain"))
     #expect(
-        try formatError { try AtomicFolder.write(to: folder.file("plain")) { _ in } }.message.contains(
+        try formatError { try AtomicFolder.write(to: folder("plain")) { _ in } }.message.contains(
             "a file of that name"))
-    #expect(try formatError { try AtomicFolder.write(to: folder.file("no/run")) { _ in } }.message.contains("no such"))
+    #expect(try formatError { try AtomicFolder.write(to: folder("no/run")) { _ in } }.message.contains("no such"))
 }
 
 @Test func mappedFiles() throws {
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     let path = try folder.write([1, 2, 3, 4, 5, 6, 7, 8, 9], to: "a.bin")
     let file = try MappedFile(path: path)
     #expect(try file.integer(at: 1, as: UInt32.self) == 0x0504_0302)
@@ -113,23 +115,23 @@ private let fileSizeLimit = RLIMIT_FSIZE
     part.mutableBytes[0] = 99
     #expect(Array(part.bytes) == [99, 4, 5])
     #expect(try [UInt8](Data(contentsOf: URL(filePath: path)))[2] == 3)
-    #expect(try formatError { _ = try MappedFile(path: folder.file("none")) }.message.contains("no such file"))
+    #expect(try formatError { _ = try MappedFile(path: folder("none")) }.message.contains("no such file"))
     #expect(try formatError { _ = try MappedFile(path: folder.path) }.message.contains("found a folder"))
     _ = try folder.write([], to: "empty")
-    #expect(try formatError { _ = try MappedFile(path: folder.file("empty")) }.message.contains("empty"))
+    #expect(try formatError { _ = try MappedFile(path: folder("empty")) }.message.contains("empty"))
 }
 
 @Test func rowsOfJSONLines() throws {
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     let text = "\u{feff}{\"text\": \"é\"}\r\n\n  \t\n[1]\n\"last\""
-    let path = try folder.write(text.utf8, to: "a.jsonl")
+    let path = try folder.write(text, to: "a.jsonl")
     let lines = try JSONLines(path: path)
     let rows = try lines.rows()
     #expect(rows.map(\.line) == [1, 4, 5])
     #expect(rows.map(\.value) == [["text": "é"], [1], "last"])
     #expect(lines.error("no key \"prompt\"", in: rows[1]).description == "\(path), line 4: no key \"prompt\"")
 
-    let broken = try folder.write(Array("{\"a\": 1}\n\n{\"a\": }\n".utf8), to: "b.jsonl")
+    let broken = try folder.write("{\"a\": 1}\n\n{\"a\": }\n", to: "b.jsonl")
     let error = try formatError { _ = try JSONLines(path: broken).rows() }
     #expect(error.place == .line(3, column: 7, offset: 16) && error.file == broken)
     let invalid = try folder.write(Array("1\n2\n\"".utf8) + [0xC3] + Array("\"\n".utf8), to: "c.jsonl")

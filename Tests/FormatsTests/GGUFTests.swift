@@ -1,13 +1,10 @@
 import Formats
 import Foundation
+import TestSupport
 import Testing
 
-private func hexadecimal(_ data: Data) -> String {
-    data.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
-}
-
 /// A GGUF file of gguf-py with values of every kind and tensors of several types.
-private func writeSample(to path: String, in folder: TemporaryFolder, seed: UInt64) throws -> [(
+private func writeSample(to path: String, in folder: TemporaryFolder, seed: UInt64) async throws -> [(
     String, Int, [Int], [Float]
 )] {
     var generator = SeededGenerator(seed: seed)
@@ -33,18 +30,18 @@ private func writeSample(to path: String, in folder: TemporaryFolder, seed: UInt
         "keys": JSON(keys),
         "tensors": JSON(
             tensors.map {
-                [JSON($0.0), JSON($0.1), JSON($0.2.map { JSON($0) }), JSON(hexadecimal(Data(values: $0.3)))]
+                [JSON($0.0), JSON($0.1), JSON($0.2.map { JSON($0) }), JSON(Data(values: $0.3).hexadecimal)]
             }),
     ]
-    let input = try folder.write(plan.compact.utf8, to: "plan.json")
-    try Oracle.run("gguf_write", file: input, output: path)
+    let input = try folder.write(plan.compact, to: "plan.json")
+    try await runOracle("gguf_write", source: input, target: path)
     return tensors
 }
 
-@Test func readsWhatGGUFPyWrites() throws {
-    let folder = try TemporaryFolder()
-    let path = folder.file("a.gguf")
-    let tensors = try writeSample(to: path, in: folder, seed: 50)
+@Test func readsWhatGGUFPyWrites() async throws {
+    let folder = try TemporaryFolder.lasting("formats")
+    let path = folder("a.gguf")
+    let tensors = try await writeSample(to: path, in: folder, seed: 50)
     let file = try GGUFFile(path: path)
     #expect(file.version == 3 && file.alignment == 32)
     #expect(file.metadata["general.architecture"]?.string == "llama")
@@ -64,8 +61,8 @@ private func writeSample(to path: String, in folder: TemporaryFolder, seed: UInt
     #expect(try formatError { _ = try file.value("a.none") }.description.contains("\"a.none\""))
     #expect(try formatError { _ = try file.tensor("none") }.description.contains("lacks this tensor"))
 
-    let summary = folder.file("summary.json")
-    try Oracle.run("gguf_summary", file: path, output: summary)
+    let summary = folder("summary.json")
+    try await runOracle("gguf_summary", source: path, target: summary)
     let expected = try #require(try JSON.read(path: summary)["tensors"]?.object)
     #expect(expected.count == tensors.count && file.tensors.keys == tensors.map(\.0))
     for (name, code, shape, values) in tensors {
@@ -81,10 +78,10 @@ private func writeSample(to path: String, in folder: TemporaryFolder, seed: UInt
     }
 }
 
-@Test func brokenFilesGiveErrors() throws {
-    let folder = try TemporaryFolder()
-    _ = try writeSample(to: folder.file("whole.gguf"), in: folder, seed: 51)
-    let whole = [UInt8](try Data(contentsOf: URL(filePath: folder.file("whole.gguf"))))
+@Test func brokenFilesGiveErrors() async throws {
+    let folder = try TemporaryFolder.lasting("formats")
+    _ = try await writeSample(to: folder("whole.gguf"), in: folder, seed: 51)
+    let whole = [UInt8](try Data(contentsOf: URL(filePath: folder("whole.gguf"))))
     var generator = SeededGenerator(seed: 52)
     var refused = 0
     func tryToRead(_ bytes: [UInt8]) throws {
@@ -107,13 +104,13 @@ private func writeSample(to path: String, in folder: TemporaryFolder, seed: UInt
         }
     }
     let lastTensor =
-        try GGUFFile(path: folder.file("whole.gguf")).tensors.values.map { $0.bytes.offset + $0.bytes.count }.max() ?? 0
+        try GGUFFile(path: folder("whole.gguf")).tensors.values.map { $0.bytes.offset + $0.bytes.count }.max() ?? 0
     for _ in 0..<250 {
         let before = refused
         try tryToRead(Array(whole.prefix(Int.random(in: 0..<lastTensor, using: &generator))))
         #expect(refused == before + 1)
     }
-    let header = try GGUFFile(path: folder.file("whole.gguf")).dataOffset
+    let header = try GGUFFile(path: folder("whole.gguf")).dataOffset
     for _ in 0..<800 {
         var bytes = whole
         for _ in 0..<Int.random(in: 1..<3, using: &generator) {
@@ -139,7 +136,7 @@ private func writeSample(to path: String, in folder: TemporaryFolder, seed: UInt
     ("GGUF", 0x0300_0000, "big-endian"),
 ])
 func otherFilesAreRefused(magic: String, version: UInt32, message: String) throws {
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     let path = try folder.write(Data(magic.utf8) + Data(values: [version]) + Data(count: 64), to: "a.gguf")
     #expect(try formatError { _ = try GGUFFile(path: path) }.message.contains(message))
 }
@@ -158,7 +155,7 @@ private func handMade(sizes: [UInt64], type: UInt32, offset: UInt64, data: Int, 
 }
 
 @Test func sizesAndOffsetsAreChecked() throws {
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     func open(_ data: Data) throws -> GGUFFile { try GGUFFile(path: try folder.write(data, to: "a.gguf")) }
     #expect(try open(handMade(sizes: [32, 2], type: 2, offset: 0, data: 36)).tensor("t").shape == [2, 32])
     #expect(try open(handMade(sizes: [4], type: 0, offset: 64, data: 80, alignment: 64)).tensor("t").bytes.count == 16)
@@ -187,16 +184,13 @@ private func handMade(sizes: [UInt64], type: UInt32, offset: UInt64, data: Int, 
 
 // MARK: The real model
 
-@Test func realModelIsRead() throws {
+@Test func realModelIsRead() async throws {
     let start = ContinuousClock.now
-    let file = try GGUFFile(path: smolLMPath)
-    let opened = ContinuousClock.now
+    let file = try GGUFFile(path: RepositoryPaths.smolLM2)
     let tokens = try #require(try file.value("tokenizer.ggml.tokens").array?.strings())
     let merges = try #require(try file.value("tokenizer.ggml.merges").array?.strings())
     let types = try #require(try file.value("tokenizer.ggml.token_type").array?.ints())
-    print(
-        "GGUF: opened in \(opened - start), \(tokens.count) tokens and \(merges.count) merges in \(ContinuousClock.now - opened)"
-    )
+    #expect(ContinuousClock.now - start < .seconds(1))
     #expect(file.version == 3 && file.tensors.count == 272 && file.metadata.count == 33)
     #expect(file.dataOffset == 1_785_664)
     #expect(tokens.count == 49152 && merges.count == 48900 && types.count == 49152)
@@ -205,9 +199,9 @@ private func handMade(sizes: [UInt64], type: UInt32, offset: UInt64, data: Int, 
     #expect(file.metadata["tokenizer.ggml.pre"]?.string == "smollm")
     #expect(file.metadata["llama.rope.freq_base"]?.double == 100000)
 
-    let folder = try TemporaryFolder()
-    try Oracle.run("gguf_summary", file: smolLMPath, output: folder.file("summary.json"))
-    let summary = try JSON.read(path: folder.file("summary.json"))
+    let folder = try TemporaryFolder.lasting("formats")
+    try await runOracle("gguf_summary", source: RepositoryPaths.smolLM2, target: folder("summary.json"))
+    let summary = try JSON.read(path: folder("summary.json"))
     #expect(summary["keys"]?["tokenizer.ggml.tokens"]?.array?.compactMap(\.string) == tokens)
     #expect(summary["keys"]?["tokenizer.ggml.merges"]?.array?.compactMap(\.string) == merges)
     for (name, tensor) in file.tensors.entries {
@@ -228,7 +222,7 @@ private func handMade(sizes: [UInt64], type: UInt32, offset: UInt64, data: Int, 
     ("output_norm.weight", [1.757812, 1.820312, 1.78125, 1.601562], 1038.33203, 1921.73555),
 ])
 func realModelHasItsReferenceValues(name: String, first: [Double], sum: Double, squares: Double) throws {
-    let tensor = try GGUFFile(path: smolLMPath).tensor(name)
+    let tensor = try GGUFFile(path: RepositoryPaths.smolLM2).tensor(name)
     var values = [Float](repeating: .nan, count: tensor.elementCount)
     try values.withUnsafeMutableBufferPointer { try tensor.dequantiser().write(float32: $0) }
     for (value, expected) in zip(values, first) { #expect(abs(Double(value) - expected) <= 1e-6 * abs(expected)) }
@@ -237,10 +231,10 @@ func realModelHasItsReferenceValues(name: String, first: [Double], sum: Double, 
 }
 
 @Test func realModelIsDequantisedQuickly() throws {
-    let file = try GGUFFile(path: smolLMPath)
+    let file = try GGUFFile(path: RepositoryPaths.smolLM2)
     let total = file.tensors.values.reduce(0) { $0 + $1.elementCount }
     #expect(total == 134_515_008)
-    for round in 0..<2 {
+    for _ in 0..<2 {
         let start = ContinuousClock.now
         let out = UnsafeMutableBufferPointer<UInt16>.allocate(capacity: total)
         defer { out.deallocate() }
@@ -251,7 +245,6 @@ func realModelHasItsReferenceValues(name: String, first: [Double], sum: Double, 
             offset += tensor.elementCount
         }
         let elapsed = ContinuousClock.now - start
-        print("GGUF: \(total) values to bf16 on 2 threads in \(elapsed) (round \(round))")
-        #expect(elapsed < .seconds(2))
+        #expect(elapsed < .seconds(5))
     }
 }

@@ -1,5 +1,6 @@
 import Formats
 import Foundation
+import TestSupport
 import Testing
 
 /// Torch's names of the element types that both sides know.
@@ -48,27 +49,23 @@ private func infos(_ samples: [Sample]) -> KeyedList<SafetensorsInfo> {
     return result
 }
 
-private func hexadecimal(_ data: some Sequence<UInt8>) -> String {
-    data.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
-}
-
 private func write(_ samples: [Sample], to path: String, metadata: KeyedList<String> = ["format": "pt"]) throws {
     let writer = try SafetensorsWriter(path: path, tensors: infos(samples), metadata: metadata)
     for sample in samples { try sample.data.withUnsafeBytes { try writer.write(sample.name, $0) } }
     try writer.finish()
 }
 
-@Test(arguments: [0, 1, 7, 60]) func filesEqualTheReferenceWriter(count: Int) throws {
+@Test(arguments: [0, 1, 7, 60]) func filesEqualTheReferenceWriter(count: Int) async throws {
     let samples = samples(count: count, seed: UInt64(count) + 10)
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     let plan = JSON(
         samples.map {
-            [JSON($0.name), JSON($0.torchType), JSON($0.shape.map { JSON($0) }), JSON(hexadecimal($0.data))]
+            [JSON($0.name), JSON($0.torchType), JSON($0.shape.map { JSON($0) }), JSON($0.data.hexadecimal)]
         })
-    let input = try folder.write(plan.compact.utf8, to: "plan.json")
-    let theirs = folder.file("theirs.safetensors")
-    try Oracle.run("safetensors_write", file: input, output: theirs, "{\"format\": \"pt\"}")
-    let ours = folder.file("ours.safetensors")
+    let input = try folder.write(plan.compact, to: "plan.json")
+    let theirs = folder("theirs.safetensors")
+    try await runOracle("safetensors_write", source: input, target: theirs, ["metadata": ["format": "pt"]])
+    let ours = folder("ours.safetensors")
     try write(samples, to: ours)
     let expected = try Data(contentsOf: URL(filePath: theirs))
     #expect(try Data(contentsOf: URL(filePath: ours)) == expected)
@@ -84,26 +81,26 @@ private func write(_ samples: [Sample], to path: String, metadata: KeyedList<Str
     }
 }
 
-@Test func theReferenceReaderReadsOurs() throws {
+@Test func theReferenceReaderReadsOurs() async throws {
     let samples = samples(count: 40, seed: 20)
-    let folder = try TemporaryFolder()
-    let path = folder.file("a.safetensors")
+    let folder = try TemporaryFolder.lasting("formats")
+    let path = folder("a.safetensors")
     try write(samples, to: path, metadata: ["format": "pt", "b": "ü\"", "a": ""])
-    try Oracle.run("safetensors_read", file: path, output: folder.file("out.json"))
-    let answer = try JSON.read(path: folder.file("out.json"))
+    try await runOracle("safetensors_read", source: path, target: folder("out.json"))
+    let answer = try JSON.read(path: folder("out.json"))
     #expect(answer["metadata"] == ["format": "pt", "b": "ü\"", "a": ""])
     #expect(answer["tensors"]?.object?.count == 40)
     for sample in samples {
         let expected: JSON = [
-            JSON(sample.torchType), JSON(sample.shape.map { JSON($0) }), JSON(hexadecimal(sample.data)),
+            JSON(sample.torchType), JSON(sample.shape.map { JSON($0) }), JSON(sample.data.hexadecimal),
         ]
         #expect(answer["tensors"]?[sample.name] == expected, "\(sample.name)")
     }
 }
 
 @Test func subByteTypesHaveWholeBytes() throws {
-    let folder = try TemporaryFolder()
-    let path = folder.file("a.safetensors")
+    let folder = try TemporaryFolder.lasting("formats")
+    let path = folder("a.safetensors")
     let writer = try SafetensorsWriter(
         path: path, tensors: ["a": .init(type: .f4, shape: [2, 4]), "b": .init(type: .f6E2M3, shape: [4])])
     try Data([1, 2, 3, 4]).withUnsafeBytes { try writer.write("a", $0) }
@@ -117,15 +114,15 @@ private func write(_ samples: [Sample], to path: String, metadata: KeyedList<Str
 
 @Test func shardsAreSplitAndRead() throws {
     let samples = samples(count: 60, seed: 30)
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     let shards = try SafetensorsShards(folder: folder.path, tensors: infos(samples), maxShardBytes: 300)
     // Any order will do.
     for sample in samples.reversed() { try sample.data.withUnsafeBytes { try shards.write(sample.name, $0) } }
     try shards.finish()
     try #require(shards.names.count > 2)
-    #expect(folder.names == (shards.names + ["model.safetensors.index.json"]).sorted())
+    #expect(try folder.contents() == (shards.names + ["model.safetensors.index.json"]).sorted())
     #expect(shards.names[1].hasPrefix("model-00002-of-0000"))
-    for path in [folder.path, folder.file("model.safetensors.index.json")] {
+    for path in [folder.path, folder("model.safetensors.index.json")] {
         let checkpoint = try SafetensorsCheckpoint(path: path)
         #expect(checkpoint.tensors.count == samples.count)
         for sample in samples {
@@ -137,26 +134,26 @@ private func write(_ samples: [Sample], to path: String, metadata: KeyedList<Str
     for file in try SafetensorsCheckpoint(path: folder.path).files {
         #expect(file.tensors.entries.reduce(0) { $0 + $1.value.bytes.count } <= 300)
     }
-    let index = try JSON.read(path: folder.file("model.safetensors.index.json"))
+    let index = try JSON.read(path: folder("model.safetensors.index.json"))
     #expect(index["metadata"]?["total_size"]?.int == samples.reduce(0) { $0 + $1.data.count })
 
     // One file when it fits, and no index.
-    let whole = try TemporaryFolder()
+    let whole = try TemporaryFolder.lasting("formats")
     let single = try SafetensorsShards(folder: whole.path, tensors: infos(samples))
     for sample in samples { try sample.data.withUnsafeBytes { try single.write(sample.name, $0) } }
     try single.finish()
-    #expect(whole.names == ["model.safetensors"])
+    #expect(try whole.contents() == ["model.safetensors"])
     #expect(try SafetensorsCheckpoint(path: whole.path).tensors.count == samples.count)
 }
 
 @Test func shardsAndIndexMustAgree() throws {
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     let infos: KeyedList<SafetensorsInfo> = ["a": .init(type: .f32, shape: [4]), "b": .init(type: .f32, shape: [4])]
     let shards = try SafetensorsShards(folder: folder.path, tensors: infos, maxShardBytes: 16)
     let data = Data(count: 16)
     for name in infos.keys { try data.withUnsafeBytes { try shards.write(name, $0) } }
     try shards.finish()
-    let index = folder.file("model.safetensors.index.json")
+    let index = folder("model.safetensors.index.json")
     let first = "model-00001-of-00002.safetensors"
     let second = "model-00002-of-00002.safetensors"
     func message(_ weightMap: JSON) throws -> String {
@@ -169,13 +166,13 @@ private func write(_ samples: [Sample], to path: String, metadata: KeyedList<Str
     #expect(try message(["a": JSON(first), "b": "missing.safetensors"]).contains("missing.safetensors"))
     #expect(try message(["a": JSON(first), "b": "../b.safetensors"]).contains("same folder"))
     #expect(try message(["a": JSON(first), "b": 3]).contains("same folder"))
-    let empty = try TemporaryFolder()
+    let empty = try TemporaryFolder.lasting("formats")
     #expect(try formatError { _ = try SafetensorsCheckpoint(path: empty.path) }.message.contains("holds neither"))
 }
 
 @Test func theWriterLeavesNothingUnfinished() throws {
-    let folder = try TemporaryFolder()
-    let path = folder.file("a.safetensors")
+    let folder = try TemporaryFolder.lasting("formats")
+    let path = folder("a.safetensors")
     let infos: KeyedList<SafetensorsInfo> = ["a": .init(type: .f32, shape: [2]), "b": .init(type: .u8, shape: [3])]
     do {
         let writer = try SafetensorsWriter(path: path, tensors: infos)
@@ -186,9 +183,9 @@ private func write(_ samples: [Sample], to path: String, metadata: KeyedList<Str
         #expect(
             try formatError { try bytes.withUnsafeBytes { try writer.write("c", $0) } }.message.contains("name this"))
         try bytes.suffix(3).withUnsafeBytes { try writer.write("a", $0) }
-        #expect(folder.names.count == 1 && folder.names != ["a.safetensors"])
+        #expect(try folder.contents().count == 1 && folder.contents() != ["a.safetensors"])
     }
-    #expect(folder.names.isEmpty)
+    #expect(try folder.contents().isEmpty)
     #expect(
         try formatError {
             _ = try SafetensorsWriter(path: path, tensors: ["__metadata__": .init(type: .u8, shape: [1])])
@@ -197,7 +194,7 @@ private func write(_ samples: [Sample], to path: String, metadata: KeyedList<Str
     #expect(
         try formatError { _ = try SafetensorsWriter(path: path, tensors: ["a": .init(type: .u8, shape: [.max, 3])]) }
             .message.contains("cannot be written"))
-    #expect(folder.names.isEmpty)
+    #expect(try folder.contents().isEmpty)
 }
 
 // MARK: Broken files
@@ -245,7 +242,7 @@ private func file(header: String, data: Int, padding: Bool = false) -> Data {
     (#"[]"#, 0, "does not begin with {"),
 ])
 func rulesOfTheFormat(header: String, data: Int, message: String) throws {
-    let folder = try TemporaryFolder()
+    let folder = try TemporaryFolder.lasting("formats")
     let path = try folder.write(file(header: header, data: data), to: "a.safetensors")
     if message.isEmpty {
         _ = try SafetensorsFile(path: path)
@@ -256,10 +253,10 @@ func rulesOfTheFormat(header: String, data: Int, message: String) throws {
     }
 }
 
-@Test func brokenFilesGiveErrorsAsInTheReference() throws {
-    let folder = try TemporaryFolder()
-    try write(samples(count: 8, seed: 40), to: folder.file("whole.safetensors"))
-    let whole = [UInt8](try Data(contentsOf: URL(filePath: folder.file("whole.safetensors"))))
+@Test func brokenFilesGiveErrorsAsInTheReference() async throws {
+    let folder = try TemporaryFolder.lasting("formats")
+    try write(samples(count: 8, seed: 40), to: folder("whole.safetensors"))
+    let whole = [UInt8](try Data(contentsOf: URL(filePath: folder("whole.safetensors"))))
     var generator = SeededGenerator(seed: 41)
     var files: [[UInt8]] = [[], [1, 2, 3], [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF], whole]
     for _ in 0..<150 { files.append(Array(whole.prefix(Int.random(in: 0..<whole.count, using: &generator)))) }
@@ -275,7 +272,7 @@ func rulesOfTheFormat(header: String, data: Int, message: String) throws {
         data += Data(values: [UInt32(bytes.count)])
         data += Data(bytes)
     }
-    let expected = try #require(try JSON.parse(try Oracle.answer("safetensors_accepts", to: input)).array)
+    let expected = try #require(try JSON.parse(try await oracleAnswer("safetensors_accepts", to: input)).array)
     try #require(expected.count == files.count)
     var accepted = 0
     for (bytes, verdict) in zip(files, expected) {

@@ -1,85 +1,33 @@
 import Formats
 import Foundation
+import TestSupport
 import Testing
 
-/// The root of the repository.
-let repositoryRoot = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-    .deletingLastPathComponent()
-
-/// The real model that the set-up fetches.
-let smolLMPath = repositoryRoot.appending(path: ".graft/assets/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf").path
-
-/// A folder that goes away with this object.
-final class TemporaryFolder {
-    let path: String
-
-    init() throws {
-        let url = FileManager.default.temporaryDirectory.appending(path: "graft-formats-" + UUID().uuidString)
-        try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
-        path = url.path
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path) }
-
-    func file(_ name: String) -> String { path + "/" + name }
-
-    func write(_ bytes: some Collection<UInt8>, to name: String) throws -> String {
-        try Data(bytes).write(to: URL(filePath: file(name)))
-        return file(name)
-    }
-
-    var names: [String] { ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted() }
+/// Runs an operation of `Tests/Oracle/formats_oracle.py`, which reads one file and writes another.
+func runOracle(_ operation: String, source: String, target: String, _ arguments: KeyedList<JSON> = [:]) async throws {
+    var arguments = arguments
+    arguments["source"] = JSON(source)
+    arguments["target"] = JSON(target)
+    _ = try await Oracle.shared.call("formats." + operation, arguments)
 }
 
-/// Python's answer to one command of `Tests/Oracle/formats_oracle.py`.
-enum Oracle {
-    /// Runs a command on a file; returns the file that it wrote.
-    static func run(_ command: String, file: String, output: String, _ arguments: String...) throws {
-        let process = Process()
-        let chosen = ProcessInfo.processInfo.environment["GRAFT_ORACLE_PYTHON"]
-        let python = chosen ?? repositoryRoot.appending(path: ".graft/oracle/bin/python").path
-        process.executableURL = URL(filePath: python)
-        let script = repositoryRoot.appending(path: "Tests/Oracle/formats_oracle.py").path
-        process.arguments = [script, command, file, output] + arguments
-        let errors = Pipe()
-        process.standardError = errors
-        try process.run()
-        let message = errors.fileHandleForReading.readDataToEndOfFile()
-        process.waitUntilExit()
-        try #require(process.terminationStatus == 0, "\(String(decoding: message, as: UTF8.self))")
-    }
-
-    /// Runs a command on data and returns the data that it wrote.
-    static func answer(_ command: String, to input: Data, _ argument: String? = nil) throws -> Data {
-        let folder = try TemporaryFolder()
-        let file = try folder.write(input, to: "input")
-        if let argument {
-            try run(command, file: file, output: folder.file("output"), argument)
-        } else {
-            try run(command, file: file, output: folder.file("output"))
-        }
-        return try Data(contentsOf: URL(filePath: folder.file("output")))
-    }
-
-    /// Runs a command on a JSON value and returns the JSON that it wrote.
-    static func answer(_ command: String, to input: JSON) throws -> JSON {
-        try JSON.parse(try answer(command, to: Data(input.compact.utf8)))
+/// Runs an operation on data and returns the data that it wrote.
+func oracleAnswer(_ operation: String, to input: Data, _ arguments: KeyedList<JSON> = [:]) async throws -> Data {
+    try await withTemporaryFolder { folder in
+        let source = try folder.write(input, to: "source")
+        try await runOracle(operation, source: source, target: folder("target"), arguments)
+        return try Data(contentsOf: URL(filePath: folder("target")))
     }
 }
 
-/// A small generator (SplitMix64), so that failures repeat.
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
+/// Runs an operation on a JSON value and returns the JSON that it wrote.
+func oracleAnswer(_ operation: String, to input: JSON) async throws -> JSON {
+    try JSON.parse(try await oracleAnswer(operation, to: Data(input.compact.utf8)))
+}
 
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
+extension TemporaryFolder {
+    /// Writes a file and returns its path.
+    func write(_ bytes: [UInt8], to name: String) throws -> String { try write(Data(bytes), to: name) }
 }
 
 extension Data {
@@ -96,6 +44,9 @@ extension Data {
             }
         }
     }
+
+    /// The bytes in hexadecimal digits.
+    var hexadecimal: String { map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined() }
 }
 
 /// The error that `body` throws, which must be a `FormatError`.

@@ -1,11 +1,9 @@
 """Reference answers for the tests of the Formats layer, computed by Python's json, safetensors and gguf.
 
-Usage: formats_oracle.py COMMAND INPUT OUTPUT [ARGUMENTS]; what the files hold is said at each command.
-"""
+Every operation reads the file `source` and writes the file `target`; what they hold is said at each."""
 
 import json
 import struct
-import sys
 
 import numpy as np
 
@@ -59,7 +57,7 @@ def safetensors_write(source, target, metadata):
             tensors[name] = torch.zeros(shape, dtype=getattr(torch, dtype))
         else:
             tensors[name] = raw.view(getattr(torch, dtype)).reshape(shape)
-    save_file(tensors, target, metadata=json.loads(metadata))
+    save_file(tensors, target, metadata=metadata)
 
 
 def safetensors_read(source, target):
@@ -170,7 +168,3 @@ def unpermuted(source, target, rows, columns, heads):
     rows, columns, heads = int(rows), int(columns), int(heads)
     stored = np.fromfile(source, dtype="<f4").reshape(heads, rows // heads // 2, 2, columns)
     stored.swapaxes(1, 2).reshape(rows, columns).astype("<f4").tofile(target)
-
-
-if __name__ == "__main__":
-    globals()[sys.argv[1]](*sys.argv[2:])
