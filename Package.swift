@@ -11,7 +11,7 @@ let settings: [SwiftSetting] = [.swiftLanguageMode(.v6), .enableUpcomingFeature(
 let staticRuntime: [LinkerSetting] = [
     .unsafeFlags(
         [
-            "-static-stdlib", "-lFoundation", "-lCoreFoundation", "-lFoundationInternationalization",
+            "-static-stdlib", "-use-ld=lld", "-lFoundation", "-lCoreFoundation", "-lFoundationInternationalization",
             "-lFoundationEssentials", "-l_FoundationCollections", "-l_FoundationCShims", "-l_FoundationICU",
             "-lswiftSynchronization",
         ],
@@ -28,7 +28,6 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
-        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
@@ -46,7 +45,7 @@ let package = Package(
             name: "Training",
             dependencies: [
                 "Torch", "Formats", "Tokenizers", "Backbones", "PEFT",
-                .product(name: "Logging", package: "swift-log"),
+                .product(name: "Crypto", package: "swift-crypto"),
                 .product(name: "Yams", package: "Yams"),
             ],
             swiftSettings: settings),
@@ -54,6 +53,8 @@ let package = Package(
             name: "Graft",
             dependencies: ["Torch", "Formats", "Tokenizers", "Backbones", "PEFT", "Training"],
             swiftSettings: settings),
+        .executableTarget(
+            name: "Quickstart", dependencies: ["Graft"], path: "Examples/Quickstart", swiftSettings: settings),
         .executableTarget(
             name: "GraftCLI",
             dependencies: ["Graft", .product(name: "ArgumentParser", package: "swift-argument-parser")],

@@ -8,7 +8,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -50,7 +49,7 @@ ASSETS = {
 }
 
 # Of torch/lib: what serves Python alone, or PyTorch's own tests.
-NOT_NEEDED = re.compile(r"libtorch_python|_test\.so|_with_compiler|libaoti_custom_ops|libshm|libcaffe2_nvrtc|\.lib$")
+NOT_NEEDED = re.compile(r"libtorch_python|_test\.so|_with_compiler|libaoti_custom_ops|libshm|\.lib$")
 
 
 class SetupError(Exception):
@@ -100,7 +99,10 @@ def pip_download(requirement, folder):
 
 def explain_pip(requirement, stderr):
     if re.search(r"NewConnectionError|ConnectTimeout|Temporary failure|Max retries|Network is unreachable", stderr):
-        return f"{requirement} could not be downloaded because pip reached no package index: check the network, then run 'make setup' again."
+        return (
+            f"{requirement} could not be downloaded because pip reached no package index: check the network, "
+            "then run 'make setup' again."
+        )
     errors = [line.split("ERROR:", 1)[1].strip() for line in stderr.splitlines() if "ERROR:" in line]
     reason = errors[-1] if errors else (stderr.strip().splitlines() or ["no reason given"])[-1]
     return f"{requirement} could not be downloaded; pip says: {reason}"
@@ -138,19 +140,22 @@ def torch_member(name):
     return None
 
 
-def requirements_of(wheel):
-    """The wheel's pinned requirements for this system that carry NVIDIA's libraries."""
+def nvidia_requirements(wheel, everything):
+    """The wheel's requirements that carry NVIDIA's libraries: all, or those without which the CPU part cannot load."""
     with zipfile.ZipFile(wheel) as archive:
         metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         lines = archive.read(metadata).decode().splitlines()
-    machine = platform.machine()
     found = []
     for line in lines:
-        match = re.match(r"Requires-Dist: ((?:nvidia|cuda)-[\w.-]+)(?:\[[^\]]*\])?\s*\(?(==[\w.+]+)?\)?\s*;?(.*)", line)
-        if match and "extra" not in match[3]:
-            other = re.search(r'platform_machine == "(\w+)"', match[3])
-            if not other or other[1] == machine:
-                found.append(match[1] + (match[2] or ""))
+        match = re.match(r"Requires-Dist: (nvidia-[\w.-]+|cuda-toolkit)(?:\[([^\]]*)\])?\s*(.*)", line)
+        if not match or "extra ==" in match[3]:
+            continue
+        name, extras, rest = match[1], match[2].split(",") if match[2] else [], match[3]
+        if not everything:
+            extras = [extra for extra in extras if extra in ("cudart", "cupti")]
+            if not extras and not re.search(r"cuda-(runtime|cupti)", name):
+                continue
+        found.append(name + (f"[{','.join(extras)}]" if extras else "") + rest)
     return found
 
 
@@ -163,19 +168,25 @@ def missing_libraries(library):
 
 
 def fetch_nvidia(wheel, folder, scratch):
-    """Puts the NVIDIA libraries of a CUDA build beside it: its objects look for them in their own folder too."""
-    packages = requirements_of(wheel)
-    say(f"  it is a CUDA build: fetching the {len(packages)} NVIDIA packages it needs (some GB).")
-    if not os.path.exists("/proc/driver/nvidia"):
-        say("  No NVIDIA driver is loaded here. PyTorch's CPU build is far smaller: to use it, interrupt this and")
-        say("  run: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup LIBTORCH=<version>+cpu")
-    for package in packages:
-        with tempfile.TemporaryDirectory(dir=scratch) as place:
-            archive = pip_download(package, place)
-            unpack(archive, folder / "lib", lambda name: shared_object(name))
+    """Puts the NVIDIA libraries of a CUDA build beside it: its objects look for them in their own folder too.
+
+    Without a driver no GPU can be used, and the few libraries that its CPU part needs are enough.
+    """
+    driver = os.path.exists("/proc/driver/nvidia")
+    amount = "all of them (some GB)" if driver else "the few that its CPU part needs: there is no NVIDIA driver here"
+    say(f"  this is a CUDA build: fetching NVIDIA's libraries, {amount} ...")
+    place = Path(scratch, "nvidia")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--only-binary=:all:", "--dest", str(place), *nvidia_requirements(wheel, driver)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SetupError(explain_pip("NVIDIA's libraries", done.stderr))
+    for archive in sorted(place.glob("*.whl")):
+        unpack(archive, folder / "lib", shared_object)
 
 
 def shared_object(name):
+    """The file name of a shared object in an NVIDIA wheel; None for its other members."""
     match = re.fullmatch(r"(?:nvidia|cuda)[^/]*/(?:.*/)?lib/([^/]+\.so[^/]*)", name)
     return match[1] if match else None
 
@@ -216,9 +227,10 @@ def check_libtorch(folder):
 def version_of(folder):
     for header in ("torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"):
         path = folder / "include" / header
-        numbers = re.findall(r"#define TORCH_VERSION_(?:MAJOR|MINOR|PATCH) +(\d+)", path.read_text()) if path.exists() else []
-        if len(numbers) == 3:
-            return ".".join(numbers)
+        if path.exists():
+            numbers = re.findall(r"#define TORCH_VERSION_(?:MAJOR|MINOR|PATCH) +(\d+)", path.read_text())
+            if len(numbers) == 3:
+                return ".".join(numbers)
     return "of unknown version"
 
 

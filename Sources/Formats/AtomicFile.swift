@@ -25,11 +25,13 @@ public final class AtomicFile {
 
     /// Begins a file.
     ///
-    /// - Throws: ``FormatError`` when its folder is missing, full or not writable, or when the path is a folder.
+    /// - Throws: ``FormatError`` when its folder is missing, full or not writable, or when the path is no plain file.
     public init(path: String) throws {
         self.path = path
-        if PathKind(path) == .folder {
-            throw FormatError(file: path, "cannot write this file: a folder of that name is there")
+        switch PathKind(path) {
+        case .folder: throw FormatError(file: path, "cannot write this file: a folder of that name is there")
+        case .other: throw FormatError(file: path, "cannot write this file: a device or a pipe of that name is there")
+        case .file, .missing: break
         }
         temporaryPath = path + ".tmp-" + randomSuffix()
         let temporary = temporaryPath
@@ -67,7 +69,9 @@ public final class AtomicFile {
         }
     }
 
-    /// Makes the bytes durable and puts the file in its place. Afterwards the file is closed.
+    /// Makes the bytes durable and puts the file in its place.
+    ///
+    /// Afterwards the file is closed.
     public func commit() throws {
         if fsync(descriptor) != 0, errno != EINVAL { throw failure() }
         if close(descriptor) != 0 {

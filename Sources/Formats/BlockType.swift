@@ -1,6 +1,10 @@
 import CBlocks
 
-/// How the elements of a GGUF tensor are stored: plain numbers or quantised blocks. Raw values are the format's codes.
+// The cases are spelled as the format spells them.
+// swift-format-ignore: AlwaysUseLowerCamelCase
+/// How the elements of a GGUF tensor are stored: plain numbers or quantised blocks.
+///
+/// Raw values are the format's codes.
 public enum BlockType: UInt32, Sendable, CaseIterable {
     /// 32-bit float.
     case f32 = 0

@@ -19,8 +19,10 @@ public struct Dequantiser: Sendable {
     public let bytes: MappedBytes
     /// Which stored row each row of the result is.
     public let order: RowOrder
-    /// The kernels to use; tests compare all of them.
-    package var level: Int32 = cblocks_best_level()
+    /// The kernels to use, from 0 (portable) to ``bestLevel``; tests compare all of them.
+    package var level: Int = Dequantiser.bestLevel
+    /// The best kernels that this machine runs.
+    package static let bestLevel = Int(cblocks_best_level())
 
     private let rowBytes: Int
 
@@ -54,25 +56,27 @@ public struct Dequantiser: Sendable {
     ///   - threads: At most so many threads share the work.
     /// - Throws: ``FormatError`` when the range or the room is wrong.
     public func write(
-        float32 out: UnsafeMutableBufferPointer<Float>, rows range: Range<Int>? = nil, threads: Int = Dequantiser.processorCount
+        float32 out: UnsafeMutableBufferPointer<Float>, rows range: Range<Int>? = nil,
+        threads: Int = Dequantiser.processorCount
     ) throws {
         let range = try check(range, room: out.count)
         guard let base = out.baseAddress else { return }
         let target = Target(base: base)
         forEachRun(of: range, threads: threads) { source, blocks, offset in
-            _ = cblocks_to_f32(level, type.rawValue, source, blocks, target.base + offset)
+            _ = cblocks_to_f32(Int32(level), type.rawValue, source, blocks, target.base + offset)
         }
     }
 
     /// Writes rows as bfloat16 bit patterns, each rounded once to the nearest; see ``write(float32:rows:threads:)``.
     public func write(
-        bfloat16 out: UnsafeMutableBufferPointer<UInt16>, rows range: Range<Int>? = nil, threads: Int = Dequantiser.processorCount
+        bfloat16 out: UnsafeMutableBufferPointer<UInt16>, rows range: Range<Int>? = nil,
+        threads: Int = Dequantiser.processorCount
     ) throws {
         let range = try check(range, room: out.count)
         guard let base = out.baseAddress else { return }
         let target = Target(base: base)
         forEachRun(of: range, threads: threads) { source, blocks, offset in
-            _ = cblocks_to_bf16(level, type.rawValue, source, blocks, target.base + offset)
+            _ = cblocks_to_bf16(Int32(level), type.rawValue, source, blocks, target.base + offset)
         }
     }
 

@@ -12,8 +12,9 @@ public struct GGUFTensor: Sendable {
     /// Number of elements.
     public var elementCount: Int { product(of: shape) ?? 0 }
 
-    /// The way to its plain numbers: the last size are the columns, all others the rows. A vector counts as one row,
-    /// or, to be read in another order, as rows of one element.
+    /// The way to its plain numbers: the last size are the columns, all others the rows.
+    ///
+    /// A vector counts as one row, or, to be read in another order, as rows of one element.
     ///
     /// - Throws: ``FormatError`` when the order does not fit.
     public func dequantiser(order: RowOrder = .stored) throws -> Dequantiser {
@@ -152,7 +153,8 @@ private struct GGUFReader {
             start = cursor.position
             for _ in 0..<count { _ = try cursor.string() }
         } else {
-            throw cursor.error("\"\(shortened(key))\" is an array of arrays, which no reader supports", at: cursor.position)
+            throw cursor.error(
+                "\"\(shortened(key))\" is an array of arrays, which no reader supports", at: cursor.position)
         }
         let bytes = try file.slice(offset: start, count: cursor.position - start)
         return GGUFArray(elementType: type, count: count, key: key, bytes: bytes)
@@ -170,7 +172,8 @@ private struct GGUFReader {
         let rankStart = cursor.position
         let rank = try cursor.integer(UInt32.self)
         guard rank <= 4 else {
-            throw cursor.error("the tensor \"\(shortened(name))\" has \(rank) dimensions; at most 4 exist", at: rankStart)
+            throw cursor.error(
+                "the tensor \"\(shortened(name))\" has \(rank) dimensions; at most 4 exist", at: rankStart)
         }
         var shape: [Int] = []
         for _ in 0..<rank {
@@ -223,20 +226,22 @@ private struct GGUFReader {
             FormatError(file: file.path, place: .key(info.name), message)
         }
         let what = "\(info.type.name) tensor of shape \(info.shape)"
-        guard let rowBytes = info.type.bytes(ofRow: info.shape.last ?? 1) else {
+        guard (info.shape.last ?? 1) % info.type.elementsPerBlock == 0 else {
             throw error("a \(what) has rows that are no whole number of blocks of \(info.type.elementsPerBlock)")
         }
         // Elements are counted too, so that no product of sizes can overflow later, whatever the width of an element.
-        guard let elements = product(of: info.shape),
-            let size = product(of: [rowBytes] + info.shape.dropLast()), elements <= Int.max / 8
+        guard let elements = product(of: info.shape), elements <= Int.max / 8,
+            let rowBytes = info.type.bytes(ofRow: info.shape.last ?? 1),
+            let size = product(of: [rowBytes] + info.shape.dropLast())
         else { throw error("a \(what) is larger than any file") }
         guard let offset = Int(exactly: info.offset), offset % alignment == 0 else {
             throw error("its offset \(info.offset) is no multiple of the alignment \(alignment)")
         }
         let room = file.count - dataOffset
         guard size == 0 || (room >= size && offset <= room - size) else {
-            throw error("a \(what) takes \(size) bytes at offset \(offset) of the data, which has \(max(0, room)) bytes; "
-                + "the file is truncated")
+            throw error(
+                "a \(what) takes \(size) bytes at offset \(offset) of the data, which has \(max(0, room)) bytes; "
+                    + "the file is truncated")
         }
         return try file.slice(offset: size == 0 ? 0 : dataOffset + offset, count: size)
     }
@@ -250,7 +255,9 @@ private struct GGUFReader {
     }
 }
 
-/// The product of sizes, or nil when it overflows. A size of 0 makes it 0, whatever the others are.
+/// The product of sizes, or nil when it overflows.
+///
+/// A size of 0 makes it 0, whatever the others are.
 func product(of sizes: [Int]) -> Int? {
     if sizes.contains(0) { return 0 }
     var result = 1

@@ -59,8 +59,9 @@ extension JSON {
         if case .object(let value) = self { value } else { nil }
     }
 
-    /// The value of a key of an object; nil when it is missing or this is no object. Setting makes an object of `null`
-    /// and does nothing to other kinds.
+    /// The value of a key of an object; nil when it is missing or this is no object.
+    ///
+    /// Setting makes an object of `null` and does nothing to other kinds.
     public subscript(key: String) -> JSON? {
         get { object?[key] }
         set {

@@ -9,7 +9,9 @@ public struct KeyedList<Value: Sendable>: Sendable {
     /// The pairs in the order in which they were added.
     public private(set) var entries: [Element] = []
 
-    /// Open-addressing table of `hash << 32 | entry + 1`; 0 is a free slot. Empty while the list is short.
+    /// Open-addressing table of `hash << 32 | entry + 1`; 0 is a free slot.
+    ///
+    /// Empty while the list is short.
     private var slots: [UInt64] = []
 
     /// Makes an empty list.
@@ -45,7 +47,9 @@ public struct KeyedList<Value: Sendable>: Sendable {
         return true
     }
 
-    /// The value of `key`. Setting a new key appends it; setting nil removes the pair (linear time).
+    /// The value of `key`.
+    ///
+    /// Setting a new key appends it; setting nil removes the pair (linear time).
     public subscript(key: String) -> Value? {
         get { position(of: key).map { entries[$0].value } }
         set {
@@ -147,7 +151,9 @@ func precedesInBytes(_ a: String, _ b: String) -> Bool {
 /// A hash seeded for each process, so that no file can be made to collide.
 private func hashOfBytes(_ key: String) -> UInt32 {
     var hasher = Hasher()
-    let isHashed: Void? = key.utf8.withContiguousStorageIfAvailable { hasher.combine(bytes: UnsafeRawBufferPointer($0)) }
+    let isHashed: Void? = key.utf8.withContiguousStorageIfAvailable {
+        hasher.combine(bytes: UnsafeRawBufferPointer($0))
+    }
     if isHashed == nil { for byte in key.utf8 { hasher.combine(bytes: byte) } }
     return UInt32(truncatingIfNeeded: hasher.finalize() >> 16)
 }

@@ -13,7 +13,9 @@ import Darwin
 public final class MappedFile: @unchecked Sendable {
     /// The file's path.
     public let path: String
-    /// The whole file. Valid while this object lives.
+    /// The whole file.
+    ///
+    /// Valid while this object lives.
     public let bytes: UnsafeMutableRawBufferPointer
 
     /// Number of bytes.
@@ -33,8 +35,12 @@ public final class MappedFile: @unchecked Sendable {
         if descriptor < 0 { throw FormatError(file: path, "cannot read this file: \(lastSystemError())") }
         defer { close(descriptor) }
         var info = stat()
-        if fstat(descriptor, &info) != 0 { throw FormatError(file: path, "cannot read this file: \(lastSystemError())") }
-        guard let size = Int(exactly: info.st_size), size > 0 else { throw FormatError(file: path, "the file is empty") }
+        if fstat(descriptor, &info) != 0 {
+            throw FormatError(file: path, "cannot read this file: \(lastSystemError())")
+        }
+        guard let size = Int(exactly: info.st_size), size > 0 else {
+            throw FormatError(file: path, "the file is empty")
+        }
         let address = mmap(nil, size, PROT_READ | PROT_WRITE, mappingFlags, descriptor, 0)
         guard let address, address != MAP_FAILED else {
             throw FormatError(file: path, "cannot map this file of \(size) bytes into memory: \(lastSystemError())")

@@ -7,7 +7,7 @@ import Darwin
 #endif
 
 /// The system's last error as the end of a sentence, with advice where there is any.
-func lastSystemError() -> String {
+package func lastSystemError() -> String {
     let code = errno
     switch code {
     case ENOSPC, EDQUOT: return "the disk is full; free some space or choose another folder"
@@ -22,7 +22,7 @@ func lastSystemError() -> String {
 }
 
 /// Repeats a system call while a signal interrupts it.
-func retrying<Result: FixedWidthInteger & SignedInteger>(_ call: () -> Result) -> Result {
+package func retrying<Result: FixedWidthInteger & SignedInteger>(_ call: () -> Result) -> Result {
     while true {
         let result = call()
         if result != -1 || errno != EINTR { return result }
@@ -30,7 +30,7 @@ func retrying<Result: FixedWidthInteger & SignedInteger>(_ call: () -> Result) -
 }
 
 /// Makes what was renamed or created in a folder durable; folders that cannot be synchronised are left.
-func synchroniseFolder(_ path: String) {
+package func synchroniseFolder(_ path: String) {
     let descriptor = retrying { open(path, O_RDONLY | O_CLOEXEC) }
     guard descriptor >= 0 else { return }
     _ = fsync(descriptor)
@@ -38,21 +38,21 @@ func synchroniseFolder(_ path: String) {
 }
 
 /// The folder that holds a path: "a/b" gives "a", "b" gives ".".
-func parentFolder(of path: String) -> String {
+package func parentFolder(of path: String) -> String {
     let trimmed = withoutTrailingSlashes(path)
     guard let slash = trimmed.utf8.lastIndex(of: UInt8(ascii: "/")) else { return "." }
     return slash == trimmed.startIndex ? "/" : String(trimmed[..<slash])
 }
 
 /// The path without slashes at its end (the root stays).
-func withoutTrailingSlashes(_ path: String) -> String {
+package func withoutTrailingSlashes(_ path: String) -> String {
     var path = path[...]
     while path.utf8.count > 1, path.utf8.last == UInt8(ascii: "/") { path.removeLast() }
     return String(path)
 }
 
 /// Joins a folder and a name.
-func joined(_ folder: String, _ name: String) -> String {
+package func joined(_ folder: String, _ name: String) -> String {
     folder.hasSuffix("/") ? folder + name : folder + "/" + name
 }
 
@@ -76,7 +76,7 @@ package enum PathKind {
 }
 
 /// A suffix that no other process uses.
-func randomSuffix() -> String {
+package func randomSuffix() -> String {
     let digits = String(UInt32.random(in: 0...UInt32.max), radix: 36)
     return String(repeating: "0", count: 7 - digits.utf8.count) + digits
 }

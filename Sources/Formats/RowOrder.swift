@@ -16,7 +16,9 @@ public enum RowOrder: Sendable, Equatable {
         }
     }
 
-    /// The stored row that belongs at row `row` of the result. `rows` must fit this order.
+    /// The stored row that belongs at row `row` of the result.
+    ///
+    /// `rows` must fit this order.
     public func sourceRow(of row: Int, rows: Int) -> Int {
         guard case .splittingHeads(let heads) = self else { return row }
         let size = rows / heads

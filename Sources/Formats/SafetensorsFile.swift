@@ -6,7 +6,9 @@ public struct SafetensorsTensor: Sendable {
     public let type: SafetensorsType
     /// Sizes, row-major; empty for a scalar.
     public let shape: [Int]
-    /// Its bytes, little endian, in the mapped file. They need not be aligned to the element's size.
+    /// Its bytes, little endian, in the mapped file.
+    ///
+    /// They need not be aligned to the element's size.
     public let bytes: MappedBytes
 
     /// Number of elements.
@@ -84,7 +86,9 @@ private struct SafetensorsReader {
     func metadata() throws -> KeyedList<String> {
         var result = KeyedList<String>()
         guard let json = header[safetensorsMetadataKey], !json.isNull else { return result }
-        guard let pairs = json.object else { throw error(safetensorsMetadataKey, "expected an object, found \(json.kind)") }
+        guard let pairs = json.object else {
+            throw error(safetensorsMetadataKey, "expected an object, found \(json.kind)")
+        }
         for (key, value) in pairs.entries {
             guard let text = value.string else {
                 throw error(safetensorsMetadataKey, "the value of \"\(shortened(key))\" is \(value.kind), not a string")
@@ -108,7 +112,8 @@ private struct SafetensorsReader {
         for entry in entries {
             guard entry.range.lowerBound == end else {
                 let what = entry.range.lowerBound < end ? "overlaps the tensor before it" : "leaves a hole before it"
-                throw error(entry.name, "its data begins at \(entry.range.lowerBound) and \(what), which ends at \(end)")
+                throw error(
+                    entry.name, "its data begins at \(entry.range.lowerBound) and \(what), which ends at \(end)")
             }
             end = entry.range.upperBound
             let tensor = SafetensorsTensor(

@@ -2,7 +2,8 @@
 /// one file may be.
 ///
 /// Shards are filled in the order of the tensors given. Tensors may be written in any order; a shard's file appears as
-/// soon as all of its tensors are there, the index last.
+/// soon as all of its tensors are there, the index last. Write into a folder of ``AtomicFolder`` where a checkpoint
+/// must be there whole or not at all.
 public final class SafetensorsShards {
     /// The folder.
     public let folder: String
@@ -51,7 +52,8 @@ public final class SafetensorsShards {
         self.plans = plans
         totalSize = total
         missing = plans.map { plan in plan.entries.count { !$0.value.shape.contains(0) } }
-        names = plans.count == 1 ? [SafetensorsCheckpoint.fileName] : plans.indices.map { Self.name($0, of: plans.count) }
+        names =
+            plans.count == 1 ? [SafetensorsCheckpoint.fileName] : plans.indices.map { Self.name($0, of: plans.count) }
     }
 
     /// Writes a whole tensor (little endian, row-major).

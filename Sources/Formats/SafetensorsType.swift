@@ -1,5 +1,7 @@
-/// The element types of safetensors files. Raw values are the format's codes; the order of the cases is the format's
-/// order, by which its reference writer sorts.
+/// The element types of safetensors files.
+///
+/// Raw values are the format's codes; the order of the cases is the format's order, by which its reference writer
+/// sorts.
 public enum SafetensorsType: String, Sendable, CaseIterable {
     /// One byte, 0 or 1.
     case bool = "BOOL"

@@ -50,7 +50,9 @@ public final class SafetensorsWriter {
                     "dtype": JSON(info.type.rawValue), "shape": JSON(info.shape.map { JSON($0) }),
                     "data_offsets": [JSON(end), JSON(end + count)],
                 ])
-            guard isNew, !hasSameBytes(name, safetensorsMetadataKey) else { throw FormatError(file: path, place: .key(name), "no tensor may have this name") }
+            guard isNew, !hasSameBytes(name, safetensorsMetadataKey) else {
+                throw FormatError(file: path, place: .key(name), "no tensor may have this name")
+            }
             places.appendIfNew(key: name, value: Place(offset: end, count: count))
             end += count
         }
@@ -94,7 +96,8 @@ public final class SafetensorsWriter {
     public func finish() throws {
         for (name, place) in places.entries where place.written < place.count {
             throw FormatError(
-                file: path, place: .key(name), "only \(place.written) of the tensor's \(place.count) bytes were written")
+                file: path, place: .key(name), "only \(place.written) of the tensor's \(place.count) bytes were written"
+            )
         }
         try file.commit()
     }

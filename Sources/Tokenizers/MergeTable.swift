@@ -44,7 +44,8 @@ struct MergeTable: Sendable {
 
     @inline(__always)
     private func firstSlot(of pair: UInt64) -> Int {
-        Int((pair &* 0x9E37_79B9_7F4A_7C15 ^ pair >> 29) &* 0xBF58_476D_1CE4_E5B9 >> shift)
+        let mixed = ((pair &* 0x9E37_79B9_7F4A_7C15) ^ (pair >> 29)) &* 0xBF58_476D_1CE4_E5B9
+        return Int(truncatingIfNeeded: mixed >> shift)
     }
 
     /// All merges as (left, right, rank, token), in the order of their ranks; linear in the table's size and sorted.

@@ -33,7 +33,7 @@ struct PieceCache: Sendable {
 
         @inline(__always)
         fileprivate var place: Int {
-            let mixed = (low &* 0x9E37_79B9_7F4A_7C15 ^ high ^ UInt64(length)) &* 0xBF58_476D_1CE4_E5B9
+            let mixed = ((low &* 0x9E37_79B9_7F4A_7C15) ^ high ^ UInt64(length)) &* 0xBF58_476D_1CE4_E5B9
             return Int(truncatingIfNeeded: mixed >> (64 - PieceCache.placeBits))
         }
     }
@@ -47,8 +47,18 @@ struct PieceCache: Sendable {
 
     private static let placeBits: UInt64 = 14
 
-    private var places = [Place](repeating: Place(), count: 1 << placeBits)
-    private var tokens = [UInt32](repeating: 0, count: mostTokens << Int(placeBits))
+    private var places: [Place] = []
+    private var tokens: [UInt32] = []
+
+    /// Whether anything can be remembered.
+    var isEnabled: Bool { !places.isEmpty }
+
+    /// Makes room, if there is none.
+    mutating func enable() {
+        guard !isEnabled else { return }
+        places = [Place](repeating: Place(), count: 1 << Int(Self.placeBits))
+        tokens = [UInt32](repeating: 0, count: Self.mostTokens << Int(Self.placeBits))
+    }
 
     /// Calls `body` with the tokens of a remembered piece; returns false when it is not remembered.
     @inline(__always)

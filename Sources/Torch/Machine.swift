@@ -40,10 +40,38 @@ public enum Machine {
 
     /// Sets the number of threads that one operator uses.
     ///
-    /// - Throws: `TorchError` when `count` is not positive or the engine cannot be loaded.
+    /// - Throws: `TorchError` when `count` is not between 1 and 4096 or the engine cannot be loaded.
     public static func setThreads(_ count: Int) throws {
-        guard count > 0 else { throw TorchError("\(count) threads: at least one is needed") }
+        guard (1...4096).contains(count) else {
+            throw TorchError("an operator cannot use \(count) threads: give a number from 1 to 4096")
+        }
         try Engine.api().setThreads(Int32(count))
+    }
+}
+
+extension Machine {
+    /// What the processor has for matrix products in bf16, by the system's names: some of `amx_tile`, `amx_bf16`,
+    /// `amx_int8`, `avx512_bf16` (x86-64) and `bf16`, `i8mm`, `sve`, `sme` (arm64); empty where the system does not tell.
+    public static let matrixFeatures: [String] = {
+        let known = ["amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "bf16", "i8mm", "sve", "sme"]
+        guard let file = fopen("/proc/cpuinfo", "r") else { return [] }
+        defer { fclose(file) }
+        var line: UnsafeMutablePointer<CChar>?
+        var capacity = 0
+        defer { free(line) }
+        while getline(&line, &capacity, file) > 0, let start = line {
+            let text = String(cString: start)
+            // x86-64 calls the line "flags", arm64 "Features"; every processor of a machine has the same.
+            guard text.hasPrefix("flags") || text.hasPrefix("Features") else { continue }
+            let flags = Set(text.split { $0 == " " || $0 == "\t" || $0 == "\n" || $0 == ":" }.map(String.init))
+            return known.filter(flags.contains)
+        }
+        return []
+    }()
+
+    /// Whether products in bf16 run on units of their own, and so faster than in fp32.
+    public static var hasFastBFloat16: Bool {
+        !Set(["amx_bf16", "avx512_bf16", "bf16"]).isDisjoint(with: matrixFeatures)
     }
 }
 

@@ -29,11 +29,10 @@ def _adapted(model):
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
-    base = model.get_base_model()
-    return {
-        "adapted": sorted(path for path, module in base.named_modules() if isinstance(module, BaseTunerLayer)),
-        "saved_whole": sorted(path for path, module in base.named_modules() if isinstance(module, ModulesToSaveWrapper)),
-    }
+    def paths(kind):
+        return sorted(path for path, module in model.get_base_model().named_modules() if isinstance(module, kind))
+
+    return {"adapted": paths(BaseTunerLayer), "saved_whole": paths(ModulesToSaveWrapper)}
 
 
 def _details(model):

@@ -1,0 +1,220 @@
+import Backbones
+import Formats
+import Torch
+
+/// A method's settings and the parts of the model that it acts on: all that `adapter_config.json` says.
+public struct AdapterConfiguration: Sendable {
+    /// The method with its hyper-parameters.
+    public var method: any Method
+    /// The layers, modules and biases.
+    public var selection = Selection()
+    /// Fields of a loaded `adapter_config.json` that Graft does not compute with; they are written back.
+    public var remaining: KeyedList<JSON> = [:]
+
+    /// Makes a configuration.
+    public init(_ method: any Method, selection: Selection = Selection()) {
+        self.method = method
+        self.selection = selection
+    }
+
+    /// Makes the configuration of a registered method.
+    ///
+    /// - Parameters:
+    ///   - name: A name of the registry.
+    ///   - settings: Hyper-parameters and selection fields by key.
+    /// - Throws: `PEFTError` for an unknown method or key, with the nearest one, or a value of the wrong form.
+    public init(method name: String, settings: KeyedList<JSON> = [:]) throws {
+        self.init(try MethodRegistry.entry(name).make())
+        for (key, value) in settings { try set(key, to: value) }
+        try method.validate()
+    }
+
+    /// The keys that can be set.
+    public var keys: [String] { method.settings.keys + Selection.fields.map(\.name) }
+
+    /// Sets a hyper-parameter or a selection field.
+    ///
+    /// - Throws: `PEFTError` for an unknown key, with the nearest one, or a value of the wrong form.
+    public mutating func set(_ key: String, to value: JSON) throws {
+        if let changed = try method.setting(key, to: value) {
+            method = changed
+            return
+        }
+        guard let field = Selection.fields.first(where: { $0.name == key }) else {
+            throw PEFTError(
+                "the method has no setting \"\(key)\".\(suggestion(for: key, in: keys)) Its settings are \(keys.joined(separator: ", "))"
+            )
+        }
+        guard field.write(&selection, value) else {
+            throw PEFTError("\(key): expected \(field.form), found \(value.compact)")
+        }
+    }
+}
+
+/// A method at work in a model: the owner of the trainable tensors.
+///
+/// Making an adapter fills the slots of the layers that it adapts; ``detach()`` empties them, after which the model is
+/// the pretrained one bit for bit.
+public final class Adapter {
+    /// The settings, complete with what the seed decided.
+    public let configuration: AdapterConfiguration
+    /// What training changes, in the order of optimiser state and checkpoints.
+    public let trainables: [Trainable]
+    /// Frozen tensors that belong to the adapter's state but not to its file.
+    public let buffers: KeyedList<Tensor>
+    /// The layers with a changed weight.
+    public let updates: [(linear: Linear, update: any WeightUpdate)]
+    /// The parameters that are trained as copies (`modules_to_save`, biases).
+    public let copies: [(parameter: Parameter, tensor: Tensor)]
+    private let attachment: Attachment
+    let backbone: any Backbone
+
+    /// Makes the trainable tensors of a method for a model, and fills the model's slots.
+    ///
+    /// - Parameters:
+    ///   - configuration: The method and the selection.
+    ///   - backbone: The model; it has no adapter yet.
+    ///   - seed: Every random tensor comes from a stream below it.
+    /// - Throws: `PEFTError` when nothing is selected, the method does not fit, or the model is adapted already.
+    public init(_ configuration: AdapterConfiguration, on backbone: any Backbone, seed: Seed) throws {
+        var configuration = configuration
+        try configuration.method.validate()
+        configuration.method = configuration.method.resolved(seed: seed)
+        let targets = configuration.selection.targetModules ?? type(of: configuration.method).defaultTargets
+        configuration.selection.targetModules = targets
+        let linears = try configuration.selection.linears(of: backbone)
+        if let taken = linears.first(where: { $0.adapter != nil }) {
+            throw PEFTError("\(taken.path) already has an adapter; detach it first")
+        }
+        let points = AttachPoints(linears: linears, configuration: backbone.configuration, device: backbone.device)
+        attachment = try withoutGrad { try configuration.method.attach(to: points, seed: seed) }
+        updates = attachment.updates
+        buffers = attachment.buffers
+        copies = try Self.copies(configuration.selection, adapted: attachment.updates.map(\.linear), of: backbone)
+        let copied = try zip(copies, Self.copyNames(copies.map(\.parameter), adapted: updates.map(\.linear))).map {
+            try Trainable(copying: $0.0.tensor, as: $0.1)
+        }
+        trainables = attachment.trainables + copied
+        self.configuration = configuration
+        self.backbone = backbone
+        attach()
+    }
+
+    /// The number of trained values.
+    public var parameterCount: Int { trainables.reduce(0) { $0 + $1.tensor.count } }
+
+    /// Whether the updates are in the model's weights and not in its slots; see ``mergeIntoBackbone()``.
+    public private(set) var isMerged = false
+
+    /// Fills the model's slots; done when the adapter is made.
+    public func attach() {
+        detach()
+        for (linear, update) in updates { linear.adapter = WeightSlot(update) }
+        for (parameter, tensor) in copies { parameter.replacement = tensor }
+    }
+
+    /// Empties the model's slots, merged or not: the model is the pretrained one bit for bit.
+    public func detach() {
+        for (linear, _) in updates {
+            linear.adapter = nil
+            if isMerged { linear.weight.replacement = nil }
+        }
+        for (parameter, _) in copies { parameter.replacement = nil }
+        isMerged = false
+    }
+
+    /// Puts merged weights in the place of the pretrained ones, so that adapted layers cost no more than others.
+    ///
+    /// They are formed in fp32 and rounded once to the model's dtype. The pretrained weights stay in memory untouched,
+    /// for ``unmerge()``.
+    ///
+    /// - Throws: `TorchError` when memory is short; the adapter stays in its slots then.
+    public func mergeIntoBackbone() throws {
+        guard !isMerged else { return }
+        let weights = try updates.map { linear, _ in
+            try merged(linear.weight, pretrained: linear.weight.frozen)?.to(dtype: linear.weight.frozen.dtype)
+        }
+        for ((linear, _), weight) in zip(updates, weights) {
+            linear.adapter = nil
+            linear.weight.replacement = weight
+        }
+        isMerged = true
+    }
+
+    /// Takes merged weights away again and returns to the slots; the pretrained weights are the old ones bit for bit.
+    public func unmerge() {
+        if isMerged { attach() }
+    }
+
+    /// What the method changes in its gradients before they are clipped.
+    ///
+    /// - Throws: `TorchError` when an operator fails.
+    public func prepareStep() throws { try attachment.beforeStep?() }
+
+    /// What is saved: the method's settings and its tensors by their keys in `adapter_model.safetensors`.
+    ///
+    /// - Throws: `TorchError` when an operator fails.
+    public func exported() throws -> (configuration: AdapterConfiguration, tensors: KeyedList<Tensor>) {
+        var tensors = KeyedList<Tensor>()
+        var configuration = configuration
+        if let export = try attachment.export?() {
+            configuration.method = export.method
+            tensors = export.tensors
+            for trainable in trainables.dropFirst(attachment.trainables.count) {
+                tensors[trainable.name] = trainable.tensor
+            }
+        } else {
+            for trainable in trainables { tensors[trainable.name] = trainable.tensor }
+        }
+        return (configuration, tensors)
+    }
+
+    /// A base parameter with the adapter worked into it.
+    ///
+    /// - Parameters:
+    ///   - parameter: One of the model's.
+    ///   - pretrained: Its pretrained values.
+    /// - Returns: The merged values in fp32, or nil where the adapter leaves the parameter as it is.
+    /// - Throws: `TorchError` when memory is short.
+    public func merged(_ parameter: Parameter, pretrained: Tensor) throws -> Tensor? {
+        try withoutGrad {
+            if let update = updates.first(where: { $0.linear.weight === parameter })?.update {
+                return try update.merged(into: pretrained.to(dtype: .float32)).detached()
+            }
+            return try copies.first { $0.parameter === parameter }?.tensor.detached()
+        }
+    }
+
+    private static func copies(
+        _ selection: Selection, adapted: [Linear], of backbone: any Backbone
+    ) throws -> [(parameter: Parameter, tensor: Tensor)] {
+        var chosen = try selection.wholeParameters(of: backbone)
+        let biases: [Parameter]
+        switch selection.bias {
+        case .none: biases = []
+        case .all: biases = backbone.parameters.filter { $0.path.hasSuffix(".bias") }
+        case .adapted: biases = adapted.compactMap(\.bias)
+        }
+        chosen += biases.filter { bias in !chosen.contains { $0 === bias } }
+        return try chosen.map { ($0, try $0.frozen.to(dtype: .float32).cloned().requiringGrad()) }
+    }
+
+    /// peft puts the tensors of an adapted layer itself below `base_layer`.
+    private static func copyNames(_ parameters: [Parameter], adapted: [Linear]) -> [String] {
+        let paths = Set(adapted.map(\.path))
+        return parameters.map { parameter in
+            let (module, name) = (
+                parameter.modulePath, String(parameter.path.dropFirst(parameter.modulePath.count + 1))
+            )
+            return adapterKey(module, paths.contains(module) ? "base_layer.\(name)" : name)
+        }
+    }
+}
+
+extension Trainable {
+    /// Wraps a tensor that already is a leaf with a gradient.
+    init(copying tensor: Tensor, as name: String) throws {
+        self.name = name
+        self.tensor = tensor
+    }
+}

@@ -1,0 +1,150 @@
+import Backbones
+import Formats
+import Torch
+
+/// The names of an adapter folder's files.
+private enum AdapterFolder {
+    static let weights = "adapter_model.safetensors"
+    static let pickle = "adapter_model.bin"
+}
+
+extension Adapter {
+    /// Writes the adapter as a folder that Hugging Face peft reads: `adapter_config.json` and
+    /// `adapter_model.safetensors` (fp32).
+    ///
+    /// The folder appears whole or not at all; an old one of the name is replaced.
+    ///
+    /// - Parameters:
+    ///   - folder: Where it will be; its parent must exist.
+    ///   - baseModel: What `base_model_name_or_path` says; nil keeps what a loaded adapter said.
+    /// - Throws: `FormatError` when the folder cannot be written; `TorchError` when memory is short.
+    public func save(to folder: String, baseModel: String? = nil) throws {
+        var (configuration, tensors) = try exported()
+        if let baseModel { configuration.remaining["base_model_name_or_path"] = .string(baseModel) }
+        try AtomicFolder.write(to: folder) { temporary in
+            try AtomicFile.write(
+                AdapterConfigurationFile.text(of: configuration),
+                to: joined(temporary, AdapterConfigurationFile.name))
+            var wide = KeyedList<Tensor>()
+            for (name, tensor) in tensors { wide.appendIfNew(key: name, value: try tensor.to(dtype: .float32)) }
+            try SafetensorsWriter.write(wide, to: joined(temporary, AdapterFolder.weights))
+        }
+    }
+
+    /// Loads an adapter folder that Graft or peft wrote, and attaches it.
+    ///
+    /// Every tensor of the file must belong to the adapter and every tensor of the adapter must be in the file. The
+    /// copy of the pretrained weight that peft saves beside an adapted output head (`lm_head.base_layer.weight`) must
+    /// be the model's own, up to the rounding of bfloat16; it is not used.
+    ///
+    /// - Parameters:
+    ///   - folder: The folder with `adapter_config.json` and `adapter_model.safetensors`.
+    ///   - backbone: The model; it has no adapter yet.
+    /// - Throws: `FormatError` when a file is missing or broken; `PEFTError` when settings are not supported, or when
+    ///   file and model do not agree.
+    public static func load(from folder: String, onto backbone: any Backbone) throws -> Adapter {
+        try load(from: folder, onto: backbone) { $0.frozen }
+    }
+
+    /// As the public form, for a model whose pretrained values come from elsewhere.
+    package static func load(
+        from folder: String, onto backbone: any Backbone, pretrained: (Parameter) throws -> Tensor
+    ) throws -> Adapter {
+        guard PathKind(folder) == .folder else {
+            throw PEFTError("\(folder): expected an adapter's folder with \(AdapterConfigurationFile.name)")
+        }
+        let configuration = try AdapterConfigurationFile.read(folder: folder)
+        let path = joined(folder, AdapterFolder.weights)
+        if PathKind(path) == .missing, PathKind(joined(folder, AdapterFolder.pickle)) == .file {
+            throw PEFTError(
+                "\(folder): \(AdapterFolder.pickle) is a pickle, which can run code when it is read; load it with peft "
+                    + "and save_pretrained() it again as \(AdapterFolder.weights)")
+        }
+        let file = try SafetensorsFile(path: path)
+        let adapter = try Adapter(configuration, on: backbone, seed: Seed(0))
+        do {
+            try adapter.fill(from: file, pretrained: pretrained)
+        } catch {
+            adapter.detach()
+            throw error
+        }
+        return adapter
+    }
+
+    private func fill(from file: SafetensorsFile, pretrained: (Parameter) throws -> Tensor) throws {
+        var shapes = KeyedList<[Int]>()
+        for (name, tensor) in file.tensors where try !isPretrainedCopy(tensor, pretrained) {
+            guard let dtype = tensor.type.dtype, dtype.isFloatingPoint else {
+                throw FormatError(
+                    file: file.file.path, place: .key(name),
+                    "expected floating-point numbers, found dtype \(tensor.type.rawValue)")
+            }
+            shapes.appendIfNew(key: name, value: tensor.shape)
+        }
+        var expected = KeyedList<Tensor>()
+        for trainable in trainables { expected.appendIfNew(key: trainable.name, value: trainable.tensor) }
+        try TensorAgreement(found: shapes, expected: expected).require(
+            in: file.file.path, blocks: backbone.configuration.numHiddenLayers)
+        for (name, tensor) in expected { try tensor.overwrite(with: file.tensor(name).tensor()) }
+    }
+
+    /// Whether a tensor is the pretrained weight of an adapted layer, which peft saves for the output head.
+    private func isPretrainedCopy(
+        _ tensor: SafetensorsTensor, _ pretrained: (Parameter) throws -> Tensor
+    ) throws -> Bool {
+        let layer = updates.first {
+            adapterKey($0.linear.path, "base_layer.weight").utf8.elementsEqual(tensor.name.utf8)
+        }
+        guard let weight = layer?.linear.weight else { return false }
+        let file = tensor.bytes.file.path
+        guard tensor.shape == weight.frozen.shape else {
+            throw PEFTError(
+                "\(file): \"\(tensor.name)\" has shape \(tensor.shape), the model's \(weight.path) has "
+                    + "\(weight.frozen.shape): the adapter is for a model with another vocabulary")
+        }
+        let own = try pretrained(weight).to(dtype: .float32)
+        let difference = try (own - tensor.tensor().to(dtype: .float32, device: own.device)).absolute().maximum()
+        // bfloat16 rounds to 8 bits.
+        let limit = try own.absolute().maximum() * 0x1p-7
+        guard try difference.item(as: Float.self) <= limit.item(as: Float.self) else {
+            throw PEFTError(
+                "\(file): \"\(tensor.name)\" differs from the model's \(weight.path): the adapter was trained on "
+                    + "another base model")
+        }
+        return true
+    }
+}
+
+extension Adapter {
+    /// All that a run needs to go on with the adapter: trainable tensors and frozen ones by name, not copied.
+    public var state: KeyedList<Tensor> {
+        var state = KeyedList<Tensor>()
+        for trainable in trainables { state.appendIfNew(key: trainable.name, value: trainable.tensor) }
+        for (name, buffer) in buffers { state.appendIfNew(key: name, value: buffer) }
+        return state
+    }
+
+    /// Overwrites the adapter's tensors with those of a ``state``.
+    ///
+    /// - Parameters:
+    ///   - state: One tensor for each of the adapter's, by name.
+    ///   - origin: The file they come from, for errors.
+    /// - Throws: `PEFTError` when names or shapes do not agree; the adapter stays as it was then.
+    public func restore(_ state: KeyedList<Tensor>, origin: String = "adapter state") throws {
+        var shapes = KeyedList<[Int]>()
+        for (name, tensor) in state { shapes.appendIfNew(key: name, value: tensor.shape) }
+        let own = self.state
+        try TensorAgreement(found: shapes, expected: own).require(
+            in: origin, blocks: backbone.configuration.numHiddenLayers)
+        for (name, tensor) in own {
+            if let values = state[name] { try tensor.overwrite(with: values) }
+        }
+    }
+}
+
+extension Tensor {
+    /// Copies values of the same shape into this tensor's memory, outside the record, converting dtype and device.
+    fileprivate func overwrite(with values: Tensor) throws {
+        try withoutGrad { _ = try callTensor("aten::copy_", self, values.detached()) }
+    }
+}

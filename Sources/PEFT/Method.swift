@@ -1,0 +1,141 @@
+import Backbones
+import Formats
+import Torch
+
+/// An adaptation method: its hyper-parameters as a value, and the way from them to trainable tensors in a backbone.
+///
+/// A method's file says its mathematics and nothing else. Injection, selection, dropout, dtype, merging, saving,
+/// loading, counting, help, the recipe's schema and the generic tests come from what it states here.
+public protocol Method: Sendable {
+    /// The value of `peft_type` in `adapter_config.json`.
+    static var peftType: String { get }
+    /// The hyper-parameters, in the order of importance.
+    static var fields: [Field<Self>] { get }
+    /// The layers that are adapted where `target_modules` does not say.
+    static var defaultTargets: Selection.Modules { get }
+
+    /// What a folder of this type holds beside these fields.
+    static var folderFields: FolderFields { get }
+
+    /// The value to compute with for a field's value in a saved folder.
+    ///
+    /// - Throws: `PEFTError` when the folder cannot be used with that value.
+    static func readable(_ field: String, _ value: JSON) throws -> JSON
+
+    /// Makes the method with its defaults.
+    init()
+
+    /// Refuses settings that make no sense, saying what would.
+    ///
+    /// - Throws: `PEFTError`.
+    func validate() throws
+
+    /// The method with everything that the seed decides written down, so that the saved folder stands alone.
+    func resolved(seed: Seed) -> Self
+
+    /// Makes the trainable tensors for a model.
+    ///
+    /// - Parameters:
+    ///   - points: What the adapter may touch; all of it at once, so that tensors can be shared.
+    ///   - seed: The run's seed; every random tensor comes from a stream that is named below it.
+    /// - Throws: `PEFTError` when the method does not fit the model; `TorchError` when memory is short.
+    func attach(to points: AttachPoints, seed: Seed) throws -> Attachment
+}
+
+extension Method {
+    /// Queries and values, as in peft.
+    public static var defaultTargets: Selection.Modules { .names(["q_proj", "v_proj"]) }
+    /// Nothing.
+    public static var folderFields: FolderFields { FolderFields() }
+    /// The value itself.
+    public static func readable(_ field: String, _ value: JSON) throws -> JSON { value }
+    /// Nothing but the types is checked.
+    public func validate() throws {}
+    /// The method itself.
+    public func resolved(seed: Seed) -> Self { self }
+
+    /// The hyper-parameters as `adapter_config.json` has them.
+    public var settings: KeyedList<JSON> {
+        var list = KeyedList<JSON>()
+        for field in Self.fields { list.appendIfNew(key: field.name, value: field.read(self)) }
+        return list
+    }
+
+    /// The method with another value of a hyper-parameter, or nil when it has none of that name.
+    ///
+    /// - Throws: `PEFTError` when the value has another form.
+    public func setting(_ name: String, to value: JSON) throws -> Self? {
+        guard let field = Self.fields.first(where: { $0.name == name }) else { return nil }
+        var changed = self
+        guard field.write(&changed, value) else {
+            throw PEFTError("\(name): expected \(field.form), found \(value.compact)")
+        }
+        return changed
+    }
+}
+
+/// What a method may touch in a model: the selected layers with their roles, and the sizes around them.
+public struct AttachPoints {
+    /// The selected linear layers, in the checkpoint's order.
+    public let linears: [Linear]
+    /// The model's sizes.
+    public let configuration: LlamaConfiguration
+    /// Where the model lives, and so the trainable tensors.
+    public let device: Device
+
+    /// The selected layers with one of the given roles.
+    public func linears(_ roles: LinearRole...) -> [Linear] {
+        linears.filter { roles.contains($0.role) }
+    }
+}
+
+/// What a method has made for a model.
+public struct Attachment {
+    /// The trainable tensors, in a fixed order.
+    public var trainables: [Trainable]
+    /// What each adapted layer computes now.
+    public var updates: [(linear: Linear, update: any WeightUpdate)]
+    /// Frozen tensors that belong to the adapter's state but not to its file, such as factors taken off the base.
+    public var buffers: KeyedList<Tensor> = [:]
+    /// Runs between the backward pass and the clipping of gradients, for methods that change their gradients.
+    public var beforeStep: (() throws -> Void)?
+    /// What is saved where that is not simply the trainable tensors.
+    public var export: (() throws -> (method: any Method, tensors: KeyedList<Tensor>))?
+
+    /// Makes an attachment.
+    public init(trainables: [Trainable], updates: [(linear: Linear, update: any WeightUpdate)]) {
+        self.trainables = trainables
+        self.updates = updates
+    }
+}
+
+/// A tensor that training changes.
+public struct Trainable {
+    /// Which elements weight decay shrinks.
+    public enum Decay {
+        case all, none
+        /// Those where the tensor, of the same shape, is 1 and not 0.
+        case only(Tensor)
+    }
+
+    /// The key in `adapter_model.safetensors`.
+    public let name: String
+    /// The values, fp32, a leaf that requires a gradient.
+    public let tensor: Tensor
+    /// What the learning rate is multiplied by.
+    public var learningRateFactor = 1.0
+    /// Which elements weight decay shrinks.
+    public var decay = Decay.all
+
+    /// Makes a trainable tensor of initial values.
+    ///
+    /// - Throws: `TorchError` when the values cannot carry a gradient.
+    public init(_ name: String, _ values: Tensor, device: Device = .cpu) throws {
+        self.name = name
+        let own = try values.detached().to(dtype: .float32, device: device)
+        tensor = try (own === values || own.sharesStorage(with: values) ? own.cloned() : own).requiringGrad()
+    }
+}
+
+/// The key of a layer's own tensor: `base_model.model.<path>.<name>`.
+public func adapterKey(_ path: String, _ name: String) -> String { "base_model.model.\(path).\(name)" }

@@ -1,0 +1,153 @@
+import Backbones
+import Formats
+import Torch
+
+/// Low-rank adaptation: `dW = s B A` with two thin trainable factors a layer, nothing shared. arXiv 2106.09685
+///
+/// Variants by hyper-parameter: rsLoRA (2312.03732) scales by `lora_alpha / sqrt(r)`; DoRA (2402.09353) trains the
+/// norms of the weight's rows beside their direction; PiSSA (2404.02948) and OLoRA (2406.01775) start from factors of
+/// the weight itself, which are taken off the base; LoRA+ (2402.12354) gives B a larger learning rate.
+public struct LoRA: RankedMethod {
+    public static let peftType = "LORA"
+    public static let fields: [Field<LoRA>] =
+        rankFields + [
+            Field("use_dora", \.useDoRA, "train the norms of the weight's rows beside their direction"),
+            Field("init_lora_weights", \.initialization, "how the factors start"),
+        ] + patternFields + [
+            Field("loraplus_lr_ratio", \.learningRateRatio, "learning rate of B over that of A (LoRA+)")
+        ]
+
+    public var r = 8
+    public var loraAlpha = 8.0
+    public var loraDropout = 0.0
+    public var useRSLoRA = false
+    public var useDoRA = false
+    public var initialization = LoRAInitialization.standard
+    public var rankPattern = Pattern<Int>()
+    public var alphaPattern = Pattern<Double>()
+    public var learningRateRatio = 1.0
+
+    public init() {}
+
+    public func validate() throws {
+        try validateRanks()
+        try requirePositive(learningRateRatio, "loraplus_lr_ratio")
+        if useDoRA && initialization.takesFactorsOffTheBase {
+            throw PEFTError("use_dora does not go with init_lora_weights \(initialization.json.compact)")
+        }
+    }
+
+    public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
+        var attachment = Attachment(trainables: [], updates: [])
+        var initial: [LoRAUpdate] = []
+        for layer in points.linears {
+            let (rank, scale) = try rankAndScale(of: layer.path)
+            let start = try initialization.factors(of: layer, rank: rank, scale: scale, seed: seed)
+            let a = try Trainable(adapterKey(layer.path, "lora_A.weight"), start.a, device: points.device)
+            var b = try Trainable(adapterKey(layer.path, "lora_B.weight"), start.b, device: points.device)
+            b.learningRateFactor = learningRateRatio
+            attachment.trainables += [a, b]
+            var update = LoRAUpdate(a: a.tensor, b: b.tensor, scale: scale, dropout: loraDropout)
+            if initialization.takesFactorsOffTheBase {
+                update.initial = (try a.tensor.detached().cloned(), try b.tensor.detached().cloned())
+                initial.append(update)
+            }
+            guard useDoRA else {
+                attachment.updates.append((layer, update))
+                continue
+            }
+            let weight = try layer.weight.frozen.to(dtype: .float32)
+            let norms = try withoutGrad { try (weight + update.dense()).norm([1]) }
+            let magnitude = try Trainable(adapterKey(layer.path, "lora_magnitude_vector"), norms, device: points.device)
+            attachment.trainables.append(magnitude)
+            attachment.updates.append((layer, DoRAUpdate(direction: update, magnitude: magnitude.tensor)))
+        }
+        if initialization.takesFactorsOffTheBase { try addExport(to: &attachment) }
+        return attachment
+    }
+
+    /// PiSSA and OLoRA are saved relative to the original weight, as LoRA of twice the rank: `B' = [B, -B0]`,
+    /// `A' = [A; A0]`, so that the folder needs no changed base.
+    private func addExport(to attachment: inout Attachment) throws {
+        let updates = attachment.updates
+        for (layer, update) in updates {
+            guard let initial = (update as? LoRAUpdate)?.initial else { continue }
+            attachment.buffers[adapterKey(layer.path, "initial_A")] = initial.a
+            attachment.buffers[adapterKey(layer.path, "initial_B")] = initial.b
+        }
+        var plain = self
+        plain.initialization = .standard
+        plain.r *= 2
+        plain.rankPattern.entries = doubled(rankPattern.entries) { $0 * 2 }
+        // The scale stays: alpha / r for twice the rank, alpha / sqrt(r) for the root of it.
+        let factor = useRSLoRA ? 2.0.squareRoot() : 2.0
+        plain.loraAlpha *= factor
+        plain.alphaPattern.entries = doubled(alphaPattern.entries) { $0 * factor }
+        attachment.export = { [plain] in
+            var tensors = KeyedList<Tensor>()
+            for (layer, update) in updates {
+                guard let update = update as? any LowRankUpdate else { continue }
+                let (a, b) = try withoutGrad { try update.factors() }
+                tensors[adapterKey(layer.path, "lora_A.weight")] = a
+                tensors[adapterKey(layer.path, "lora_B.weight")] = b
+            }
+            return (plain, tensors)
+        }
+    }
+
+    private func doubled<Value>(_ entries: KeyedList<Value>, _ change: (Value) -> Value) -> KeyedList<Value> {
+        var result = KeyedList<Value>()
+        for (key, value) in entries { result.appendIfNew(key: key, value: change(value)) }
+        return result
+    }
+}
+
+/// `dW = s B A`, less the factors that the base was relieved of.
+struct LoRAUpdate: LowRankUpdate {
+    /// `[r, in]`
+    let a: Tensor
+    /// `[out, r]`
+    let b: Tensor
+    let scale: Double
+    let dropout: Double
+    /// Where the start was taken off the base (PiSSA, OLoRA): what was.
+    var initial: (a: Tensor, b: Tensor)?
+
+    func factors() throws -> (down: Tensor, up: Tensor) {
+        guard let initial else { return (a, b) }
+        return (
+            try Tensor.concatenate([a, initial.a], dimension: 0),
+            try Tensor.concatenate([b, initial.b.negated()], dimension: 1)
+        )
+    }
+}
+
+/// `W' = diag(m / n) (W + s B A)` with `n` the norms of the rows of `W + s B A`, constant in the backward pass.
+struct DoRAUpdate: WeightUpdate {
+    let direction: LoRAUpdate
+    /// `[out]`
+    let magnitude: Tensor
+
+    var dropout: Double { direction.dropout }
+
+    func output(for input: Tensor, of layer: Linear, in context: Context) throws -> Tensor {
+        let kept = try context.dropout?.apply(input, probability: dropout, name: layer.path) ?? input
+        let weight = try layer.weight.value()
+        let scale = try (magnitude / rowNorms(weight.to(dtype: .float32))).to(dtype: input.dtype)
+        let frozen = try linear(input, weight)
+        let adapted = try (kept === input ? frozen : linear(kept, weight)) + direction(kept)
+        // The bias is never scaled; without dropout the frozen products cancel.
+        let output = try kept === input ? adapted * scale : frozen + adapted * scale - linear(kept, weight)
+        return try layer.bias.map { try output + $0.value() } ?? output
+    }
+
+    func merged(into weight: Tensor) throws -> Tensor {
+        let scale = try (magnitude / rowNorms(weight)).unsqueezed(1)
+        return try (scale * direction.merged(into: weight)).to(dtype: weight.dtype)
+    }
+
+    /// `[out]`, without a gradient.
+    private func rowNorms(_ weight: Tensor) throws -> Tensor {
+        try withoutGrad { try direction.merged(into: weight).norm([1]) }
+    }
+}

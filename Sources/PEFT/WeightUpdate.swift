@@ -1,0 +1,81 @@
+import Backbones
+import Torch
+
+/// A changed weight: what an adapted linear layer computes, and the weight that would compute the same.
+public protocol WeightUpdate {
+    /// The probability of zeroing an element of the adapter's input in training.
+    var dropout: Double { get }
+    /// The layer's output.
+    ///
+    /// - Parameters:
+    ///   - input: `[..., in]` in the model's dtype.
+    ///   - linear: The layer with its frozen weight.
+    ///   - context: The forward pass.
+    /// - Returns: `[..., out]` in the model's dtype.
+    func output(for input: Tensor, of linear: Linear, in context: Context) throws -> Tensor
+    /// The weight with the update in it.
+    ///
+    /// - Parameter weight: `[out, in]`, fp32 or wider.
+    /// - Returns: `[out, in]` in the same dtype.
+    func merged(into weight: Tensor) throws -> Tensor
+}
+
+/// An update that is added: `W' = W + dW`.
+public protocol AdditiveUpdate: WeightUpdate {
+    /// `x dW^T` in factored form, `[..., in]` to `[..., out]`, in the input's dtype.
+    func callAsFunction(_ input: Tensor) throws -> Tensor
+    /// `dW`, `[out, in]` in fp32 or wider; formed only to merge and to check.
+    func dense() throws -> Tensor
+}
+
+extension AdditiveUpdate {
+    /// The frozen product plus the update of the (in training, partly dropped) input.
+    public func output(for input: Tensor, of linear: Linear, in context: Context) throws -> Tensor {
+        let kept = try context.dropout?.apply(input, probability: dropout, name: linear.path) ?? input
+        return try linear.base(input) + self(kept)
+    }
+
+    /// `W + dW`.
+    public func merged(into weight: Tensor) throws -> Tensor { try weight + dense().to(dtype: weight.dtype) }
+}
+
+/// An additive update of two thin factors: `dW = scale * up down`.
+public protocol LowRankUpdate: AdditiveUpdate {
+    /// The factor of the product.
+    var scale: Double { get }
+    /// The factors as the forward pass uses them, in the trainable tensors' dtype.
+    ///
+    /// - Returns: `down [rank, in]` and `up [out, rank]`.
+    func factors() throws -> (down: Tensor, up: Tensor)
+}
+
+extension LowRankUpdate {
+    /// `scale * (x down^T) up^T`, with products in the input's dtype.
+    public func callAsFunction(_ input: Tensor) throws -> Tensor { try product(input, factors()) }
+
+    /// The update's part of the output for given factors.
+    func product(_ input: Tensor, _ factors: (down: Tensor, up: Tensor)) throws -> Tensor {
+        let (down, up) = factors
+        let inner = try linear(input, down.to(dtype: input.dtype))
+        return try linear(scale == 1 ? inner : inner * scale, up.to(dtype: input.dtype))
+    }
+
+    /// `scale * up down`.
+    public func dense() throws -> Tensor {
+        let (down, up) = try factors()
+        return try up.matmul(down) * scale
+    }
+}
+
+/// The adapter of one layer: passes the layer's call on to a weight update.
+final class WeightSlot: LinearAdapter {
+    private let update: any WeightUpdate
+
+    init(_ update: any WeightUpdate) {
+        self.update = update
+    }
+
+    func output(for input: Tensor, of linear: Linear, in context: Context) throws -> Tensor {
+        try update.output(for: input, of: linear, in: context)
+    }
+}

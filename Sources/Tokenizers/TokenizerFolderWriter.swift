@@ -1,0 +1,103 @@
+import Formats
+import Foundation
+
+extension Tokenizer {
+    /// Writes the tokenizer in Hugging Face's files, so that `transformers` gives the same tokens.
+    ///
+    /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, and `chat_template.jinja` when there is a
+    /// template; each file whole or not at all.
+    ///
+    /// - Parameter folder: A folder that exists.
+    /// - Throws: ``TokenizerError`` when tokenizer.json cannot express the vocabulary, `FormatError` when a file cannot
+    ///   be written.
+    public func write(toFolder folder: String) throws {
+        try AtomicFile.write(text(try tokenizerJSON()), to: folder + "/tokenizer.json")
+        try AtomicFile.write(text(configurationJSON), to: folder + "/tokenizer_config.json")
+        try AtomicFile.write(text(roles), to: folder + "/special_tokens_map.json")
+        let template = folder + "/chat_template.jinja"
+        if let chatTemplateSource {
+            try AtomicFile.write(chatTemplateSource, to: template)
+        } else if FileManager.default.fileExists(atPath: template) {
+            try FileManager.default.removeItem(atPath: template)
+        }
+    }
+
+    private func text(_ json: JSON) -> String {
+        json.pythonText(indent: 2, ensureASCII: false) + "\n"
+    }
+
+    /// The roles with the text of their tokens.
+    private var roles: JSON {
+        var result = KeyedList<JSON>()
+        let ids = [
+            ("bos_token", specialTokens.bos), ("eos_token", specialTokens.eos), ("pad_token", specialTokens.pad),
+            ("unk_token", specialTokens.unk),
+        ]
+        for (name, id) in ids { result[name] = id.flatMap { token($0) }.map { .string($0) } }
+        return .object(result)
+    }
+
+    private var configurationJSON: JSON {
+        var result = roles
+        result["tokenizer_class"] = "PreTrainedTokenizerFast"
+        result["clean_up_tokenization_spaces"] = false
+        result["add_bos_token"] = JSON(addsBOS)
+        result["add_eos_token"] = JSON(addsEOS)
+        return result
+    }
+
+    private func tokenizerJSON() throws -> JSON {
+        let added: [JSON] = addedTokens.map { token in
+            [
+                "id": JSON(token.id), "content": .string(token.content), "single_word": JSON(token.singleWord),
+                "lstrip": JSON(token.lstrip), "rstrip": JSON(token.rstrip), "normalized": JSON(token.normalized),
+                "special": JSON(token.isSpecial),
+            ]
+        }
+        let decoder: JSON = ["type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true]
+        return [
+            "version": "1.0", "truncation": nil, "padding": nil, "added_tokens": JSON(added), "normalizer": nil,
+            "pre_tokenizer": preTokenizer.json, "post_processor": nil, "decoder": decoder, "model": try modelJSON(),
+        ]
+    }
+
+    private func modelJSON() throws -> JSON {
+        guard let model = model as? ByteLevelBPE else {
+            throw TokenizerError("a tokenizer with a \(model.name) model cannot be written")
+        }
+        var vocabulary = KeyedList<JSON>()
+        for id in 0..<vocabularySize {
+            guard let text = token(id) else { continue }
+            guard vocabulary.appendIfNew(key: text, value: JSON(id)) else {
+                throw TokenizerError(
+                    "the token \(pythonRepr(text)) has the number \(id) and an earlier one; tokenizer.json cannot "
+                        + "express that")
+            }
+        }
+        let merges = model.merges.ordered.map { merge in
+            JSON([.string(token(Int(merge.left)) ?? ""), .string(token(Int(merge.right)) ?? "")])
+        }
+        return [
+            "type": "BPE", "dropout": nil,
+            "unk_token": model.unknownToken.flatMap { token(Int($0)) }.map { .string($0) } ?? .null,
+            "continuing_subword_prefix": nil, "end_of_word_suffix": nil, "fuse_unk": JSON(model.fusesUnknown),
+            "byte_fallback": false, "ignore_merges": JSON(model.ignoresMerges), "vocab": .object(vocabulary),
+            "merges": JSON(merges),
+        ]
+    }
+}
+
+extension PreTokenizer {
+    /// As tokenizer.json writes it.
+    fileprivate var json: JSON {
+        switch self {
+        case .digits(let individual): ["type": "Digits", "individual_digits": JSON(individual)]
+        case .byteLevel(let addPrefixSpace, let useRegex):
+            [
+                "type": "ByteLevel", "add_prefix_space": JSON(addPrefixSpace), "trim_offsets": true,
+                "use_regex": JSON(useRegex),
+            ]
+        case .sequence(let steps): ["type": "Sequence", "pretokenizers": JSON(steps.map(\.json))]
+        }
+    }
+}

@@ -1,0 +1,126 @@
+import Backbones
+import Dispatch
+import Formats
+import PEFT
+import Synchronization
+import Tokenizers
+import Torch
+
+/// A pretrained language model with its tokenizer and chat template: what training, evaluation and generation start from.
+///
+/// ```swift
+/// let model = try LanguageModel.load("smollm2-135m")
+/// let adapter = try model.attach("lora", ["r": 16, "target_modules": "all-linear"])
+/// try model.train(adapter, on: "train.jsonl", steps: 100, output: "runs/first")
+/// print(try model.evaluate(on: "test.jsonl").loss)
+/// try adapter.save(to: "adapters/first")
+/// ```
+public final class LanguageModel {
+    /// The folder, file or alias that the model was loaded by.
+    public let name: String
+    /// The network.
+    public let backbone: any Backbone
+    /// The tokenizer.
+    public let tokenizer: Tokenizer
+    /// The chat template, or nil where the model has none.
+    public let chatTemplate: ChatTemplate?
+
+    /// Puts a model together from its parts.
+    public init(name: String, backbone: any Backbone, tokenizer: Tokenizer, chatTemplate: ChatTemplate? = nil) {
+        self.name = name
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.chatTemplate = chatTemplate
+    }
+
+    /// Loads a model; the tokenizer is read on another thread meanwhile.
+    ///
+    /// - Parameters:
+    ///   - name: A folder, a `.gguf` file, or an alias such as `smollm2-135m`.
+    ///   - dtype: The dtype of the frozen weights and the activations.
+    ///   - device: Where the model runs.
+    /// - Throws: `ModelError`, `FormatError`, `TokenizerError` or `TemplateError` saying what is missing or wrong;
+    ///   ``TrainingError`` when the device is not there.
+    public static func load(
+        _ name: String, dtype: Precision = .auto, device: DeviceChoice = .auto
+    ) throws -> LanguageModel {
+        let checkpoint = try Checkpoint(name)
+        let tokenizer = Background { [gguf = checkpoint.gguf, location = checkpoint.location] in
+            try TokenizerWithTemplate(location: location, gguf: gguf)
+        }
+        // Whatever fails, the other thread is waited for: nothing goes on after this function.
+        let backbone = Result {
+            let device = try device.device()
+            return try checkpoint.backbone(dtype: dtype.dtype(on: device), device: device)
+        }
+        let text = tokenizer.result()
+        return LanguageModel(
+            name: name, backbone: try backbone.get(), tokenizer: try text.get().tokenizer,
+            chatTemplate: try text.get().template)
+    }
+
+    /// Makes a method's trainable tensors and puts them to work in the model.
+    ///
+    /// - Parameters:
+    ///   - method: A name of the registry, such as `lora`.
+    ///   - settings: Hyper-parameters and the selection of modules, by the names that peft has for them.
+    ///   - seed: Every random tensor comes from a stream below it.
+    /// - Returns: The adapter; the model runs with it until it is detached.
+    /// - Throws: `PEFTError` when a name or setting is unknown or does not fit the model.
+    public func attach(_ method: String, _ settings: KeyedList<JSON> = [:], seed: Seed = Seed(42)) throws -> Adapter {
+        try Adapter(AdapterConfiguration(method: method, settings: settings), on: backbone, seed: seed)
+    }
+
+    /// Reads a file of rows as tokens of this model.
+    ///
+    /// - Parameters:
+    ///   - path: A JSONL file; see ``Dataset``.
+    ///   - maxLength: Tokens beyond this many are cut off each row, and never more than the model has positions for.
+    /// - Throws: As ``Dataset/init(path:tokenizer:template:maxLength:)``.
+    public func dataset(_ path: String, maxLength: Int = 1024) throws -> Dataset {
+        let limit = min(maxLength, backbone.configuration.maxPositionEmbeddings)
+        return try Dataset(path: path, tokenizer: tokenizer, template: chatTemplate, maxLength: limit)
+    }
+
+    /// The loss of the model, with what is attached to it, on the rows of a file.
+    ///
+    /// - Parameters:
+    ///   - path: A JSONL file; see ``Dataset``.
+    ///   - maxLength: Tokens beyond this many are cut off each row.
+    ///   - batchSize: Rows of one forward pass.
+    /// - Throws: As ``Dataset/init(path:tokenizer:template:maxLength:)``, and `TorchError` when memory is short.
+    public func evaluate(on path: String, maxLength: Int = 1024, batchSize: Int = 8) throws -> Evaluation {
+        try Evaluator(self, batchSize: batchSize).evaluate(dataset(path, maxLength: maxLength))
+    }
+}
+
+/// The part of a model that works on text.
+private struct TokenizerWithTemplate: Sendable {
+    let tokenizer: Tokenizer
+    let template: ChatTemplate?
+
+    init(location: Checkpoint.Location, gguf: GGUFFile?) throws {
+        tokenizer = try gguf.map { try Tokenizer(gguf: $0) } ?? Tokenizer(folder: location.path)
+        template = tokenizer.chatTemplateSource == nil ? nil : try tokenizer.chatTemplate()
+    }
+}
+
+/// Work that another thread does at the same time.
+private final class Background<Value: Sendable>: Sendable {
+    private let value = Mutex<Result<Value, any Error>?>(nil)
+    private let isDone = DispatchSemaphore(value: 0)
+
+    init(_ work: @escaping @Sendable () throws -> Value) {
+        DispatchQueue.global(qos: .userInitiated).async {
+            let result = Result { try work() }
+            self.value.withLock { $0 = result }
+            self.isDone.signal()
+        }
+    }
+
+    /// Waits for the work; to be called once.
+    func result() -> Result<Value, any Error> {
+        isDone.wait()
+        return value.withLock { $0 } ?? .failure(TrainingError("work on another thread was lost"))
+    }
+}

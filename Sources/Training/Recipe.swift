@@ -1,0 +1,211 @@
+import Formats
+import PEFT
+import Torch
+
+/// Everything needed to run a training again: model, data, method and settings.
+///
+/// Keys are those of Hugging Face's `TrainingArguments` where it has them. A recipe is a value: change its properties,
+/// write it as ``yaml``, read it back.
+public struct Recipe: Sendable {
+    /// A folder, a `.gguf` file, or an alias such as `smollm2-135m`.
+    public var model = ""
+    /// The JSONL file to learn from.
+    public var data = ""
+    /// The JSONL file with held-out rows, or nil.
+    public var evalData: String?
+    /// A name of the registry of methods.
+    public var method = "lora"
+    /// The method's hyper-parameters and the selection of modules; what is not named has its default.
+    public var settings: KeyedList<JSON> = [:]
+    /// Optimiser steps; nil: as many as ``epochs`` make.
+    public var steps: Int?
+    /// Passes over the data, where ``steps`` is nil; parts of one are allowed. By default 1.
+    public var epochs: Double?
+    /// Rows of one forward pass.
+    public var batchSize = 8
+    /// Forward passes of one optimiser step.
+    public var gradientAccumulationSteps = 1
+    /// Tokens beyond this many are cut off each row.
+    public var maxLength = 1024
+    /// The peak learning rate.
+    public var learningRate = 2e-4
+    /// The course of the learning rate after the warm-up.
+    public var schedule = Schedule.Shape.linear
+    /// Optimiser steps of the warm-up; nil: ``warmupRatio``.
+    public var warmupSteps: Int?
+    /// The share of the run that is warm-up, where ``warmupSteps`` is nil.
+    public var warmupRatio = 0.0
+    /// Decoupled weight decay.
+    public var weightDecay = 0.0
+    /// AdamW's first decay rate.
+    public var adamBeta1 = 0.9
+    /// AdamW's second decay rate.
+    public var adamBeta2 = 0.999
+    /// What AdamW adds to the root in the denominator.
+    public var adamEpsilon = 1e-8
+    /// The norm above which gradients are scaled down; 0: never.
+    public var maxGradNorm = 1.0
+    /// The dtype of frozen weights and activations.
+    public var dtype = Precision.auto
+    /// Where the model runs.
+    public var device = DeviceChoice.auto
+    /// Every random number of the run comes from it.
+    public var seed = 42
+    /// Processor threads of one operator; nil: as many as the engine chooses.
+    public var threads: Int?
+    /// Optimiser steps between evaluations on the held-out rows; nil: before the first and after the last step only.
+    public var evalSteps: Int?
+    /// Rows of one forward pass in evaluations; nil: as in training.
+    public var evalBatchSize: Int?
+    /// Optimiser steps between checkpoints; nil: only when the run is interrupted.
+    public var saveSteps: Int?
+    /// Checkpoints that are kept, the newest ones; nil: all.
+    public var saveTotalLimit: Int? = 2
+    /// Optimiser steps between reports.
+    public var loggingSteps = 1
+    /// The versions of the programs that wrote the recipe, by name; they are not compared.
+    public var versions: KeyedList<String> = [:]
+
+    /// Makes a recipe with the defaults.
+    ///
+    /// - Parameters:
+    ///   - model: A folder, a `.gguf` file, or an alias.
+    ///   - data: The JSONL file to learn from.
+    ///   - method: A name of the registry of methods.
+    ///   - settings: The method's hyper-parameters and the selection of modules.
+    public init(model: String = "", data: String = "", method: String = "lora", settings: KeyedList<JSON> = [:]) {
+        self.model = model
+        self.data = data
+        self.method = method
+        self.settings = settings
+    }
+
+    /// The keys of a recipe with their meaning, in the order in which they are written.
+    public static let fields: [Field<Recipe>] = [
+        Field("model", \.model, "a folder, a .gguf file, or an alias such as smollm2-135m"),
+        Field("data", \.data, "the JSONL file to learn from"),
+        Field("eval_data", \.evalData, "a JSONL file of held-out rows"),
+        Field("method", \.method, "how to adapt; `graft methods` lists the names"),
+        Field("settings", \.settingsValue, "hyper-parameters of the method and the selection of modules"),
+        Field("steps", \.steps, "optimiser steps; else epochs counts"),
+        Field("epochs", \.epochs, "passes over the data, where steps is not given; default 1"),
+        Field("batch_size", \.batchSize, "rows of one forward pass"),
+        Field("gradient_accumulation_steps", \.gradientAccumulationSteps, "forward passes of one optimiser step"),
+        Field("max_length", \.maxLength, "tokens beyond this many are cut off each row"),
+        Field("learning_rate", \.learningRate, "the peak learning rate"),
+        Field("lr_scheduler_type", \.schedule, "the course of the learning rate after the warm-up"),
+        Field("warmup_steps", \.warmupSteps, "optimiser steps of the warm-up; else warmup_ratio counts"),
+        Field("warmup_ratio", \.warmupRatio, "the share of the run that is warm-up"),
+        Field("weight_decay", \.weightDecay, "decoupled weight decay"),
+        Field("adam_beta1", \.adamBeta1, "AdamW's first decay rate"),
+        Field("adam_beta2", \.adamBeta2, "AdamW's second decay rate"),
+        Field("adam_epsilon", \.adamEpsilon, "what AdamW adds to the root in the denominator"),
+        Field("max_grad_norm", \.maxGradNorm, "the norm above which gradients are scaled down; 0: never"),
+        Field("dtype", \.dtype, "dtype of frozen weights and activations"),
+        Field("device", \.device, "where the model runs"),
+        Field("seed", \.seed, "every random number of the run comes from it"),
+        Field("threads", \.threads, "processor threads of one operator"),
+        Field("eval_steps", \.evalSteps, "optimiser steps between evaluations; else before and after the run only"),
+        Field("eval_batch_size", \.evalBatchSize, "rows of one forward pass in evaluations; else batch_size"),
+        Field("save_steps", \.saveSteps, "optimiser steps between checkpoints; else only when interrupted"),
+        Field("save_total_limit", \.saveTotalLimit, "checkpoints that are kept; null: all"),
+        Field("logging_steps", \.loggingSteps, "optimiser steps between reports"),
+        Field("versions", \.versionsValue, "the programs that wrote the recipe"),
+    ]
+
+    /// Checks what can be checked without model, method and data.
+    ///
+    /// - Throws: ``TrainingError`` naming the key, or `ScheduleError`.
+    public func validate() throws {
+        func require(_ holds: Bool, _ key: String, _ found: String, _ expected: String) throws {
+            guard holds else { throw TrainingError("\(key) is \(found); expected \(expected)") }
+        }
+        func positive(_ value: Int?, _ key: String) throws {
+            guard let value else { return }
+            try require(value > 0 && value < 1 << 31, key, "\(value)", "a positive whole number")
+        }
+        func within(_ value: Double, _ key: String, _ range: Range<Double>, _ words: String) throws {
+            try require(range.contains(value), key, "\(value)", words)
+        }
+        for (value, key) in [(model, "model"), (data, "data")] where value.isEmpty {
+            throw TrainingError("the recipe names no \(key); give --\(key), or the key \"\(key)\"")
+        }
+        if let steps, let epochs {
+            throw TrainingError("both steps (\(steps)) and epochs (\(epochs)) are given; give one of them")
+        }
+        for (value, key) in [
+            (steps, "steps"), (batchSize, "batch_size"), (gradientAccumulationSteps, "gradient_accumulation_steps"),
+            (threads, "threads"), (evalSteps, "eval_steps"), (evalBatchSize, "eval_batch_size"),
+            (saveSteps, "save_steps"), (saveTotalLimit, "save_total_limit"), (loggingSteps, "logging_steps"),
+        ] { try positive(value, key) }
+        if let epochs { try within(epochs, "epochs", .leastNonzeroMagnitude..<1e6, "a positive number below a million") }
+        try require(maxLength > 1 && maxLength < 1 << 31, "max_length", "\(maxLength)", "a whole number of at least 2")
+        try within(learningRate, "learning_rate", 0..<1e6, "a number of at least 0")
+        try within(weightDecay, "weight_decay", 0..<1e6, "a number of at least 0")
+        try within(adamBeta1, "adam_beta1", 0..<1, "a number in 0..<1")
+        try within(adamBeta2, "adam_beta2", 0..<1, "a number in 0..<1")
+        try within(adamEpsilon, "adam_epsilon", 0..<1, "a number in 0..<1")
+        try within(maxGradNorm, "max_grad_norm", 0..<1e12, "a number of at least 0")
+        try require(seed >= 0, "seed", "\(seed)", "a number of at least 0")
+        _ = try makeSchedule(totalSteps: steps ?? 1)
+    }
+
+    /// The learning rate's course over a run.
+    ///
+    /// - Throws: `ScheduleError` when the warm-up is none.
+    public func makeSchedule(totalSteps: Int) throws -> Schedule {
+        let warmUp = warmupSteps.map(Schedule.WarmUp.steps) ?? .ratio(warmupRatio)
+        return try Schedule(schedule, warmUp: warmUp, totalSteps: totalSteps)
+    }
+
+    /// The method with its settings.
+    ///
+    /// - Throws: `PEFTError` for an unknown method or key, or a value of the wrong form.
+    public func adapterConfiguration() throws -> AdapterConfiguration {
+        try AdapterConfiguration(method: method, settings: settings)
+    }
+}
+
+extension Schedule.Shape: FieldValue {}
+
+/// A mapping of a recipe as a field's value.
+struct MappingValue: FieldValue {
+    var pairs: KeyedList<JSON>
+
+    static var form: String { "mapping" }
+
+    init(_ pairs: KeyedList<JSON>) {
+        self.pairs = pairs
+    }
+
+    init?(json: JSON) {
+        if json.isNull {
+            pairs = [:]
+        } else if let object = json.object {
+            pairs = object
+        } else {
+            return nil
+        }
+    }
+
+    var json: JSON { .object(pairs) }
+}
+
+extension Recipe {
+    var settingsValue: MappingValue {
+        get { MappingValue(settings) }
+        set { settings = newValue.pairs }
+    }
+
+    var versionsValue: MappingValue {
+        get {
+            var pairs = KeyedList<JSON>()
+            for (key, value) in versions { pairs.appendIfNew(key: key, value: JSON(value)) }
+            return MappingValue(pairs)
+        }
+        set {
+            versions = [:]
+            for (key, value) in newValue.pairs { versions[key] = value.string ?? value.compact }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+import Backbones
+import Torch
+
+/// Next-token cross-entropy at the supervised positions of a batch.
+///
+/// Only the hidden states of supervised positions reach the head. With a frozen head the logits exist for a few
+/// hundred tokens at a time, and the gradient with respect to the hidden states is made in the forward pass, so that no
+/// logits are kept.
+public struct SupervisedObjective: Sendable {
+    /// The logits of one chunk in bytes of fp32, as far as one token's logits are not larger.
+    private let chunkBytes: Int
+
+    /// Makes the objective.
+    ///
+    /// - Parameter chunkBytes: How large the logits of one chunk may be in fp32.
+    public init(chunkBytes: Int = 48 << 20) {
+        self.chunkBytes = chunkBytes
+    }
+
+    /// The loss of every supervised token.
+    ///
+    /// - Parameters:
+    ///   - batch: The rows.
+    ///   - backbone: The model with what is attached to it.
+    ///   - context: The forward pass.
+    /// - Returns: fp32 `[n]` in nats, in the order of ``Batch/positions``.
+    /// - Throws: `TorchError` when memory is short; what the adapter throws.
+    public func losses(_ batch: Batch, _ backbone: any Backbone, _ context: Context = Context()) throws -> Tensor {
+        // [rows, time, hidden] -> [n, hidden]
+        let states = try backbone.hiddenStates(batch.ids, context)
+        let chosen = try states.reshaped([-1, states.size(-1)]).gathered(batch.positions)
+        let head = backbone.head
+        let isChanged = context.usesAdapters && head.adapter != nil || head.parameters.contains { $0.replacement != nil }
+        return isChanged
+            ? try Self.crossEntropy(head(chosen, context), batch.targets)
+            : try losses(of: chosen, targets: batch.targets, weight: head.weight.frozen, bias: head.bias?.frozen)
+    }
+
+    /// The plain form, for heads that are trained themselves: `[n, vocabulary]` to fp32 `[n]`.
+    static func crossEntropy(_ logits: Tensor, _ targets: Tensor) throws -> Tensor {
+        let noReduction = 0
+        return try callTensor(
+            "aten::cross_entropy_loss", logits.to(dtype: .float32), targets, Argument.none, noReduction)
+    }
+
+    /// The losses of hidden states `[n, hidden]` under a frozen head, chunk by chunk.
+    private func losses(of states: Tensor, targets: Tensor, weight: Tensor, bias: Tensor?) throws -> Tensor {
+        let needsGradient = isGradEnabled && states.requiresGrad
+        let tokens = states.size(0)
+        let chunk = max(1, chunkBytes / (4 * weight.size(0)))
+        return try withCustomGradient("cross_entropy_of_frozen_head", inputs: [states]) {
+            let losses = try Tensor.empty([tokens], device: states.device)
+            // A token's loss depends on its own state alone, so its gradient can be made now and scaled later.
+            let gradient = needsGradient ? try states.zerosLike() : nil
+            for start in stride(from: 0, to: tokens, by: chunk) {
+                let length = min(chunk, tokens - start)
+                func part(_ tensor: Tensor) throws -> Tensor { try tensor.narrowed(0, start: start, length: length) }
+                let logits = try linear(part(states), weight, bias).to(dtype: .float32)
+                let targets = try part(targets).unsqueezed(1)
+                let logSums = try callTensor("aten::logsumexp", logits, [-1], true)
+                try part(losses).copy(from: (logSums - callTensor("aten::gather", logits, 1, targets)).squeezed(1))
+                guard let gradient else { continue }
+                // d loss / d logits = softmax - one-hot, worked out in the memory of the logits.
+                try call("aten::sub_.Tensor", logits, logSums)
+                try call("aten::exp_", logits)
+                try call("aten::scatter_add_", logits, 1, targets, Tensor.full([length, 1], -1, device: logits.device))
+                try part(gradient).copy(from: logits.to(dtype: weight.dtype).matmul(weight))
+            }
+            return (
+                losses,
+                { incoming in
+                    guard let gradient else { return [nil] }
+                    return [try gradient * incoming.unsqueezed(1).to(dtype: gradient.dtype)]
+                }
+            )
+        }
+    }
+}

@@ -1,0 +1,58 @@
+import Formats
+import PEFT
+import Torch
+
+/// A recipe made real: model, adapter and data in memory, ready for the first step or for a plan.
+struct TrainingSetup {
+    /// The recipe with every setting written down.
+    let recipe: Recipe
+    let model: LanguageModel
+    let adapter: Adapter
+    let data: Dataset
+    let evalData: Dataset?
+
+    /// Loads what a recipe names.
+    ///
+    /// - Throws: What is wrong with the recipe, the model, the data or the method.
+    init(_ recipe: Recipe) throws {
+        try recipe.validate()
+        let configuration = try recipe.adapterConfiguration()
+        if let threads = recipe.threads { try Machine.setThreads(threads) }
+        let model = try LanguageModel.load(recipe.model, dtype: recipe.dtype, device: recipe.device)
+        let adapter = try Adapter(configuration, on: model.backbone, seed: Seed(UInt64(recipe.seed)))
+        try self.init(recipe, model: model, adapter: adapter)
+    }
+
+    /// Loads the data that a recipe names, for a model with its adapter.
+    ///
+    /// - Throws: What is wrong with the recipe or the data.
+    init(_ recipe: Recipe, model: LanguageModel, adapter: Adapter) throws {
+        try recipe.validate()
+        self.model = model
+        self.adapter = adapter
+        data = try model.dataset(recipe.data, maxLength: recipe.maxLength)
+        evalData = try recipe.evalData.map { try model.dataset($0, maxLength: recipe.maxLength) }
+        self.recipe = try recipe.completed(model.backbone, adapter.configuration)
+        adapter.attach()
+    }
+
+    /// The rows of one optimiser step.
+    var rowsPerStep: Int { recipe.batchSize * recipe.gradientAccumulationSteps }
+
+    /// The order of the rows.
+    var order: DataOrder {
+        DataOrder(seed: Seed(UInt64(recipe.seed)), count: data.examples.count, rowsPerStep: rowsPerStep)
+    }
+
+    /// The optimiser steps of the whole run.
+    ///
+    /// - Throws: ``TrainingError`` when there are too many.
+    func totalSteps() throws -> Int {
+        if let steps = recipe.steps { return steps }
+        let steps = ((recipe.epochs ?? 1) * Double(order.stepsPerEpoch)).rounded(.up)
+        guard steps < Double(1 << 31) else {
+            throw TrainingError("epochs \(recipe.epochs ?? 1) make \(steps) steps, which is too many")
+        }
+        return max(1, Int(steps))
+    }
+}
