@@ -26,7 +26,12 @@ public final class Llama: Backbone {
         let vocabulary = [configuration.vocabSize, configuration.hiddenSize]
         let embedding = try weights.tensor("model.embed_tokens.weight", vocabulary)
         embedTokens = Parameter(path: "model.embed_tokens.weight", frozen: embedding)
-        blocks = try (0..<configuration.numHiddenLayers).map { try LlamaBlock(configuration, layer: $0, weights) }
+        // No room is taken in advance: the count is only believed layer by layer.
+        var blocks: [LlamaBlock] = []
+        for layer in 0..<configuration.numHiddenLayers {
+            blocks.append(try LlamaBlock(configuration, layer: layer, weights))
+        }
+        self.blocks = blocks
         norm = try weights.norm("model.norm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
         head = Linear(
             path: "lm_head",
