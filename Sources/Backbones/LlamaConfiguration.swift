@@ -138,7 +138,7 @@ private struct ConfigReader {
             throw error(
                 "model_type",
                 "the architecture \"\(type)\" cannot be loaded; those that can: \(known.joined(separator: ", "))"
-                    + question(about: type, in: known))
+                    + "." + suggestion(for: type, in: known))
         }
         return type
     }

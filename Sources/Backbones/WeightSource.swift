@@ -105,7 +105,7 @@ public final class LlamaWeights {
 
     func tensor(_ name: String, _ shape: [Int]) throws -> Tensor {
         guard let found = source.shape(of: name) else {
-            throw ModelError("\(source.path): the tensor \"\(name)\" is missing\(question(about: name, in: source.names))")
+            throw ModelError("\(source.path): the tensor \"\(name)\" is missing.\(suggestion(for: name, in: source.names))")
         }
         guard found == shape else {
             throw ModelError("\(source.path): the tensor \"\(name)\" has shape \(found), the configuration says \(shape)")
