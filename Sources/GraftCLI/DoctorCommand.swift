@@ -91,6 +91,8 @@ private struct MachineFacts {
         return [
             "system": .string(ProcessInfo.processInfo.operatingSystemVersionString),
             "processor": Self.processor().map { .string($0) } ?? .null,
+            "matrix_units": JSON(Machine.matrixFeatures.map { .string($0) }),
+            "auto_dtype": .string("\(Precision.auto.dtype(on: .cpu))"),
             "cores": JSON(ProcessInfo.processInfo.activeProcessorCount),
             "memory_bytes": JSON(memory.total), "memory_free_bytes": memory.available.map { JSON($0) } ?? .null,
         ]

@@ -91,6 +91,7 @@ struct Inspection {
         case .string(let text): return text
         case .integer(let number) where key.hasSuffix("bytes"): return Units.bytes(Int(number))
         case .integer(let number) where number >= 100_000: return "\(number) (\(Units.count(Int(number))))"
+        case .number(let number): return Units.loss(number)
         case .array(let items): return items.map { plain(key, $0) }.joined(separator: ", ")
         case .object(let pairs): return pairs.map { "\($0.key)=\(plain($0.key, $0.value))" }.joined(separator: " ")
         default: return value.compact
