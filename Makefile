@@ -15,6 +15,7 @@ export SWIFT PYTHON LIBTORCH
 
 CONFIGURATION := -c release
 PRODUCTS := .build/release
+ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 # Off a terminal (CI, logs) SwiftPM prints a line a file: keep to warnings and errors there.
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples)
@@ -32,25 +33,28 @@ oracle: ## Also fetch the Python packages that tests and benchmarks compare with
 	@scripts/setup.sh oracle
 
 build: setup ## Build the command line: .build/release/graft
-	@$(MAKE) engine packages
+	@$(ENGINE)
+	@$(MAKE) packages
 	@echo "Graft: building with Swift (the first time takes minutes) ..."
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product graft
 	@scripts/place-engine.sh $(PRODUCTS)
 	@echo "Graft: ready, $(PRODUCTS)/graft"
 
 engine: setup ## Build the C++ part alone (.build-engine), and put it beside the binaries that are built
-	@$(MAKE) -j2 -f scripts/engine.mk
+	@$(ENGINE)
 	@scripts/place-engine.sh $(PRODUCTS) .build/debug
 
 # The Swift packages that Package.swift names; SwiftPM's many lines are shown only when it fails.
 packages: .build/workspace-state.json
+	@:
 .build/workspace-state.json: Package.swift
 	@echo "Swift packages: fetching ..."
 	@mkdir -p .build && { $(SWIFT) package resolve >.build/resolve.log 2>&1 || { cat .build/resolve.log >&2; exit 1; }; }
 	@touch $@
 
 test: oracle ## Run every test (FILTER=<regular expression> runs some)
-	@$(MAKE) engine packages
+	@$(ENGINE)
+	@$(MAKE) packages
 	@echo "Graft: building the tests with Swift (the first time takes minutes) ..."
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --build-tests
 	@scripts/place-engine.sh $(PRODUCTS)

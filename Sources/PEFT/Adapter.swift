@@ -42,10 +42,11 @@ public struct AdapterConfiguration: Sendable {
         }
         guard let field = Selection.fields.first(where: { $0.name == key }) else {
             throw PEFTError(
-                "the method has no setting \"\(key)\".\(suggestion(for: key, in: keys)) Its settings are \(keys.joined(separator: ", "))")
+                "the method has no setting \"\(key)\".\(suggestion(for: key, in: keys)) Its settings are \(keys.joined(separator: ", "))"
+            )
         }
         guard field.write(&selection, value) else {
-            throw PEFTError("\(key): expected a \(field.form), found \(value.compact)")
+            throw PEFTError("\(key): expected \(field.form), found \(value.compact)")
         }
     }
 }
@@ -79,6 +80,8 @@ public final class Adapter {
         var configuration = configuration
         try configuration.method.validate()
         configuration.method = configuration.method.resolved(seed: seed)
+        let targets = configuration.selection.targetModules ?? type(of: configuration.method).defaultTargets
+        configuration.selection.targetModules = targets
         let linears = try configuration.selection.linears(of: backbone)
         if let taken = linears.first(where: { $0.adapter != nil }) {
             throw PEFTError("\(taken.path) already has an adapter; detach it first")
@@ -129,7 +132,7 @@ public final class Adapter {
     public func mergeIntoBackbone() throws {
         guard !isMerged else { return }
         let weights = try updates.map { linear, _ in
-            try merged(linear.weight, pretrained: linear.weight.frozen)?.to(dtype: linear.weight.frozen.dtype)
+            try merged(linear.weight)?.to(dtype: linear.weight.frozen.dtype)
         }
         for ((linear, _), weight) in zip(updates, weights) {
             linear.adapter = nil
@@ -170,13 +173,13 @@ public final class Adapter {
     ///
     /// - Parameters:
     ///   - parameter: One of the model's.
-    ///   - pretrained: Its pretrained values.
+    ///   - pretrained: Its pretrained values where the model in memory does not have them; nil takes the model's.
     /// - Returns: The merged values in fp32, or nil where the adapter leaves the parameter as it is.
     /// - Throws: `TorchError` when memory is short.
-    public func merged(_ parameter: Parameter, pretrained: Tensor) throws -> Tensor? {
+    public func merged(_ parameter: Parameter, pretrained: Tensor? = nil) throws -> Tensor? {
         try withoutGrad {
             if let update = updates.first(where: { $0.linear.weight === parameter })?.update {
-                return try update.merged(into: pretrained.to(dtype: .float32)).detached()
+                return try update.merged(into: (pretrained ?? parameter.frozen).to(dtype: .float32)).detached()
             }
             return try copies.first { $0.parameter === parameter }?.tensor.detached()
         }
@@ -200,7 +203,9 @@ public final class Adapter {
     private static func copyNames(_ parameters: [Parameter], adapted: [Linear]) -> [String] {
         let paths = Set(adapted.map(\.path))
         return parameters.map { parameter in
-            let (module, name) = (parameter.modulePath, String(parameter.path.dropFirst(parameter.modulePath.count + 1)))
+            let (module, name) = (
+                parameter.modulePath, String(parameter.path.dropFirst(parameter.modulePath.count + 1))
+            )
             return adapterKey(module, paths.contains(module) ? "base_layer.\(name)" : name)
         }
     }

@@ -8,7 +8,7 @@ public struct Field<Root>: Sendable {
     public let name: String
     /// What it means, in one phrase.
     public let summary: String
-    /// What values look like, such as `whole number`.
+    /// What values look like, such as `a whole number`.
     public let form: String
     package let read: @Sendable (Root) -> JSON
     /// Returns false when the value has another form.
@@ -32,7 +32,7 @@ public struct Field<Root>: Sendable {
 
 /// A value that a hyper-parameter can have.
 public protocol FieldValue: Sendable {
-    /// What values look like, for messages: "expected a ...".
+    /// What values look like, for messages: "expected ...".
     static var form: String { get }
     /// Makes the value, or nil where the JSON has another form.
     init?(json: JSON)
@@ -40,8 +40,8 @@ public protocol FieldValue: Sendable {
     var json: JSON { get }
 }
 
-extension Int: FieldValue { /// `whole number`
-    public static var form: String { "whole number" }
+extension Int: FieldValue { /// `a whole number`
+    public static var form: String { "a whole number" }
     /// A JSON integer.
     public init?(json: JSON) {
         guard let value = json.int else { return nil }
@@ -51,8 +51,8 @@ extension Int: FieldValue { /// `whole number`
     public var json: JSON { JSON(self) }
 }
 
-extension Double: FieldValue { /// `number`
-    public static var form: String { "number" }
+extension Double: FieldValue { /// `a number`
+    public static var form: String { "a number" }
     /// A JSON number.
     public init?(json: JSON) {
         guard let value = json.double, value.isFinite else { return nil }
@@ -123,8 +123,8 @@ public struct Pattern<Value: FieldValue>: FieldValue {
         self.entries = entries
     }
 
-    /// `object of regular expressions to ...`
-    public static var form: String { "object from regular expressions to a \(Value.form)" }
+    /// `an object from regular expressions to ...`
+    public static var form: String { "an object from regular expressions to \(Value.form)" }
 
     /// A JSON object; null, as in old files, is an empty one.
     public init?(json: JSON) {

@@ -11,6 +11,8 @@ public protocol Method: Sendable {
     static var peftType: String { get }
     /// The hyper-parameters, in the order of importance.
     static var fields: [Field<Self>] { get }
+    /// The layers that are adapted where `target_modules` does not say.
+    static var defaultTargets: Selection.Modules { get }
 
     /// What a folder of this type holds beside these fields.
     static var folderFields: FolderFields { get }
@@ -41,6 +43,8 @@ public protocol Method: Sendable {
 }
 
 extension Method {
+    /// Queries and values, as in peft.
+    public static var defaultTargets: Selection.Modules { .names(["q_proj", "v_proj"]) }
     /// Nothing.
     public static var folderFields: FolderFields { FolderFields() }
     /// The value itself.
@@ -64,7 +68,7 @@ extension Method {
         guard let field = Self.fields.first(where: { $0.name == name }) else { return nil }
         var changed = self
         guard field.write(&changed, value) else {
-            throw PEFTError("\(name): expected a \(field.form), found \(value.compact)")
+            throw PEFTError("\(name): expected \(field.form), found \(value.compact)")
         }
         return changed
     }
@@ -128,7 +132,7 @@ public struct Trainable {
     /// - Throws: `TorchError` when the values cannot carry a gradient.
     public init(_ name: String, _ values: Tensor, device: Device = .cpu) throws {
         self.name = name
-        let own = try values.detached().to(dtype: .float32, device: device)
+        let own = try values.detached().to(dtype: .float32, device: device).contiguous()
         tensor = try (own === values || own.sharesStorage(with: values) ? own.cloned() : own).requiringGrad()
     }
 }

@@ -53,6 +53,13 @@ public enum MethodRegistry {
         Entry(
             name: "olora", title: "OLoRA", summary: "LoRA that starts from the weight's QR factors.",
             paper: "2406.01775", kind: "A weight map", type: LoRA.self, settings: ["init_lora_weights": "olora"]),
+        Entry(
+            name: "lorta", title: "LoRTA", summary: "One tensor in CP form for the attention matrices of all blocks.",
+            paper: "2410.04060", kind: "A weight map", type: LoRTA.self, settings: [:]),
+        Entry(
+            name: "capaboost-lora", title: "CapaBoost-LoRA",
+            summary: "Parallel LoRA branches over shared factors, each through masks of its own.",
+            paper: "2407.01320", kind: "A weight map", type: CapaBoost.self, settings: [:]),
     ]
 
     /// The entry of a name.
@@ -62,7 +69,8 @@ public enum MethodRegistry {
         guard let entry = entries.first(where: { $0.name == name }) else {
             let names = entries.map(\.name)
             throw PEFTError(
-                "there is no method \"\(name)\".\(suggestion(for: name, in: names)) The methods are \(names.joined(separator: ", "))")
+                "there is no method \"\(name)\".\(suggestion(for: name, in: names)) The methods are \(names.joined(separator: ", "))"
+            )
         }
         return entry
     }
@@ -73,7 +81,8 @@ public enum MethodRegistry {
     public static func type(peftType: String) throws -> any Method.Type {
         guard let entry = entries.first(where: { $0.type.peftType == peftType }) else {
             let known = Set(entries.map { $0.type.peftType }).sorted()
-            throw PEFTError("adapters of type \"\(peftType)\" cannot be read; those that can: \(known.joined(separator: ", "))")
+            throw PEFTError(
+                "adapters of type \"\(peftType)\" cannot be read; those that can: \(known.joined(separator: ", "))")
         }
         return entry.type
     }

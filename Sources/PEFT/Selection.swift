@@ -21,8 +21,8 @@ public struct Selection: Sendable {
         case names([String])
         case expression(String)
 
-        /// `list of module names, a regular expression or "all-linear"`
-        public static var form: String { "list of module names, a regular expression or \"all-linear\"" }
+        /// `a list of module names, a regular expression or "all-linear"`
+        public static var form: String { "a list of module names, a regular expression or \"all-linear\"" }
 
         /// A list of strings or a string.
         public init?(json: JSON) {
@@ -65,8 +65,8 @@ public struct Selection: Sendable {
     public struct Layers: FieldValue {
         var indices: [Int]
 
-        /// `whole number or a list of them`
-        public static var form: String { "whole number or a list of them" }
+        /// `a whole number or a list of them`
+        public static var form: String { "a whole number or a list of them" }
 
         /// One index or several.
         public init?(json: JSON) {
@@ -84,8 +84,8 @@ public struct Selection: Sendable {
         /// The names.
         public var names: [String]
 
-        /// `name or a list of names`
-        public static var form: String { "name or a list of names" }
+        /// `a name or a list of names`
+        public static var form: String { "a name or a list of names" }
 
         /// One name or several.
         public init?(json: JSON) {
@@ -107,7 +107,7 @@ public struct Selection: Sendable {
 
     /// The fields, as `adapter_config.json` names them.
     public static let fields: [Field<Selection>] = [
-        Field("target_modules", \.targetModules, "layers to adapt; null: q_proj and v_proj"),
+        Field("target_modules", \.targetModules, "layers to adapt; null: those that the method adapts by default"),
         Field("exclude_modules", \.excludeModules, "layers to leave out"),
         Field("layers_to_transform", \.layersToTransform, "indices of the blocks to adapt; null: all"),
         Field("layers_pattern", \.layersPattern, "name of the list of blocks in paths, for layers_to_transform"),

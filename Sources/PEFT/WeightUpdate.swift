@@ -51,8 +51,11 @@ public protocol LowRankUpdate: AdditiveUpdate {
 
 extension LowRankUpdate {
     /// `scale * (x down^T) up^T`, with products in the input's dtype.
-    public func callAsFunction(_ input: Tensor) throws -> Tensor {
-        let (down, up) = try factors()
+    public func callAsFunction(_ input: Tensor) throws -> Tensor { try product(input, factors()) }
+
+    /// The update's part of the output for given factors.
+    func product(_ input: Tensor, _ factors: (down: Tensor, up: Tensor)) throws -> Tensor {
+        let (down, up) = factors
         let inner = try linear(input, down.to(dtype: input.dtype))
         return try linear(scale == 1 ? inner : inner * scale, up.to(dtype: input.dtype))
     }

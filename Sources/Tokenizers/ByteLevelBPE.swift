@@ -15,12 +15,12 @@ struct ByteLevelBPE: TokenizerModel {
     var name: String { "BPE" }
 
     func encode(_ piece: TextPiece, state: inout EncodingState, output: inout TokenList) {
-        guard state.cache != nil, piece.bytes.count <= PieceCache.longestPiece else {
+        guard state.cache.isEnabled, piece.bytes.count <= PieceCache.longestPiece else {
             merge(piece, &state.merger)
             return emit(state.merger, piece, &output)
         }
         let key = PieceCache.Key(piece.bytes)
-        let isKnown = state.cache?.withTokens(of: key) { remembered in
+        let isKnown = state.cache.withTokens(of: key) { remembered in
             var place = piece.origin
             for token in remembered {
                 let end = place + tokens.length(of: Int(token))
@@ -28,7 +28,7 @@ struct ByteLevelBPE: TokenizerModel {
                 place = end
             }
         }
-        if isKnown == true { return }
+        if isKnown { return }
         merge(piece, &state.merger)
         emit(state.merger, piece, &output)
         // The places of remembered tokens follow from their lengths: only where they tile the piece.
@@ -38,7 +38,7 @@ struct ByteLevelBPE: TokenizerModel {
         else { return }
         withUnsafeTemporaryAllocation(of: UInt32.self, capacity: symbols.count) { buffer in
             for (index, symbol) in symbols.enumerated() { buffer.initializeElement(at: index, to: symbol.token) }
-            state.cache?.remember(key, UnsafeBufferPointer(buffer))
+            state.cache.remember(key, UnsafeBufferPointer(buffer))
         }
     }
 

@@ -43,11 +43,8 @@ struct ByteStringTable: Sendable {
         while capacity < 2 * count { capacity *= 2 }
         slots = [UInt64](repeating: 0, count: capacity)
         for number in 0..<count {
-            let (slot, found) = withBytes(of: number) { find($0) }
-            if found == nil {
-                let hash = withBytes(of: number) { hashOfBytes($0) }
-                slots[slot] = UInt64(hash) << 32 | UInt64(number + 1)
-            }
+            let place = withBytes(of: number) { find($0) }
+            if place.number == nil { slots[place.slot] = UInt64(place.hash) << 32 | UInt64(number + 1) }
         }
     }
 
@@ -56,22 +53,24 @@ struct ByteStringTable: Sendable {
         slots.isEmpty ? nil : find(string).number
     }
 
-    private func find(_ string: UnsafeBufferPointer<UInt8>) -> (slot: Int, number: Int?) {
+    private func find(_ string: UnsafeBufferPointer<UInt8>) -> (hash: UInt32, slot: Int, number: Int?) {
         let hash = hashOfBytes(string)
         let mask = slots.count - 1
         var slot = Int(hash) & mask
         while slots[slot] != 0 {
             let number = Int(slots[slot] & 0xFFFF_FFFF) - 1
             if UInt32(slots[slot] >> 32) == hash, withBytes(of: number, { isEqual($0, string) }) {
-                return (slot, number)
+                return (hash, slot, number)
             }
             slot = (slot + 1) & mask
         }
-        return (slot, nil)
+        return (hash, slot, nil)
     }
 
     private func isEqual(_ a: UnsafeBufferPointer<UInt8>, _ b: UnsafeBufferPointer<UInt8>) -> Bool {
-        a.count == b.count && a.elementsEqual(b)
+        guard a.count == b.count else { return false }
+        for index in a.indices where a[index] != b[index] { return false }
+        return true
     }
 }
 
@@ -80,20 +79,19 @@ private let hashSeed = UInt64.random(in: .min ... .max) | 1
 
 /// A fast hash of short byte strings.
 private func hashOfBytes(_ string: UnsafeBufferPointer<UInt8>) -> UInt32 {
-    var hash = hashSeed
-    var word: UInt64 = 0
-    var shift: UInt64 = 0
-    for byte in string {
-        word |= UInt64(byte) << shift
-        shift += 8
-        if shift == 64 {
-            hash = mixed(hash ^ word)
-            word = 0
-            shift = 0
-        }
+    let bytes = UnsafeRawBufferPointer(string)
+    var hash = hashSeed ^ UInt64(bytes.count)
+    var index = 0
+    while index + 8 <= bytes.count {
+        hash = mixed(hash ^ bytes.loadUnaligned(fromByteOffset: index, as: UInt64.self))
+        index += 8
     }
-    hash = mixed(hash ^ word ^ UInt64(string.count) << 56)
-    return UInt32(truncatingIfNeeded: hash >> 32)
+    var rest: UInt64 = 0
+    while index < bytes.count {
+        rest = rest << 8 | UInt64(bytes[index])
+        index += 1
+    }
+    return UInt32(truncatingIfNeeded: mixed(hash ^ rest) >> 32)
 }
 
 @inline(__always)

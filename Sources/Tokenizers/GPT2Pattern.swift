@@ -22,7 +22,8 @@ enum GPT2Pattern {
         return index
     }
 
-    private static let runMask = ScalarClass([.letter, .number, .whitespace]).rawValue
+    /// The bits of letter, number and white space.
+    private static var runMask: UInt8 { 7 }
 
     /// The class that decides the run a scalar belongs to (empty for "none of them"), and its length in bytes.
     @inline(__always)
@@ -30,10 +31,7 @@ enum GPT2Pattern {
         _ text: UnsafeBufferPointer<UInt8>, at index: Int, end: Int
     ) -> (runs: ScalarClass, length: Int) {
         let byte = text[index]
-        if byte < 0x80 {
-            let raw = ScalarClass.ascii.withUnsafeBufferPointer { $0[Int(byte)] }
-            return (ScalarClass(rawValue: raw & runMask), 1)
-        }
+        if byte < 0x80 { return (ScalarClass(rawValue: ScalarClass.ofASCII(byte).rawValue & runMask), 1) }
         let scalar = DecodedScalar(text, at: index, end: end)
         return (ScalarClass(rawValue: ScalarClass.of(scalar.value).rawValue & runMask), scalar.length)
     }

@@ -47,8 +47,18 @@ struct PieceCache: Sendable {
 
     private static let placeBits: UInt64 = 14
 
-    private var places = [Place](repeating: Place(), count: 1 << placeBits)
-    private var tokens = [UInt32](repeating: 0, count: mostTokens << Int(placeBits))
+    private var places: [Place] = []
+    private var tokens: [UInt32] = []
+
+    /// Whether anything can be remembered.
+    var isEnabled: Bool { !places.isEmpty }
+
+    /// Makes room, if there is none.
+    mutating func enable() {
+        guard !isEnabled else { return }
+        places = [Place](repeating: Place(), count: 1 << Int(Self.placeBits))
+        tokens = [UInt32](repeating: 0, count: Self.mostTokens << Int(Self.placeBits))
+    }
 
     /// Calls `body` with the tokens of a remembered piece; returns false when it is not remembered.
     @inline(__always)

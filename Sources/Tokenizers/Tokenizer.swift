@@ -194,16 +194,16 @@ extension Tokenizer {
 
 /// The encoding state that all copies of a tokenizer share.
 private final class SharedState: Sendable {
-    private let state = Mutex(EncodingState(cache: nil))
+    private let state = Mutex(EncodingState())
 
     /// Runs `body` with the shared state, or with a fresh one while another task uses it.
     func withState(_ body: (inout EncodingState) -> Void) {
         let ran: Void? = state.withLockIfAvailable { state in
-            if state.cache == nil { state.cache = PieceCache() }
+            state.cache.enable()
             body(&state)
         }
         guard ran == nil else { return }
-        var own = EncodingState(cache: nil)
+        var own = EncodingState()
         body(&own)
     }
 }

@@ -29,7 +29,7 @@ struct TokenList {
 
 /// What encodings of one tokenizer share to be fast; it never changes their result.
 struct EncodingState: Sendable {
-    /// Nil in an encoding that runs beside another one and therefore cannot share its cache.
-    var cache: PieceCache?
+    /// Empty in an encoding that runs beside another one and therefore cannot share its cache.
+    var cache = PieceCache()
     var merger = PairMerger()
 }

@@ -40,9 +40,11 @@ public enum Machine {
 
     /// Sets the number of threads that one operator uses.
     ///
-    /// - Throws: `TorchError` when `count` is not positive or the engine cannot be loaded.
+    /// - Throws: `TorchError` when `count` is not between 1 and 4096 or the engine cannot be loaded.
     public static func setThreads(_ count: Int) throws {
-        guard count > 0 else { throw TorchError("\(count) threads: at least one is needed") }
+        guard (1...4096).contains(count) else {
+            throw TorchError("an operator cannot use \(count) threads: give a number from 1 to 4096")
+        }
         try Engine.api().setThreads(Int32(count))
     }
 }

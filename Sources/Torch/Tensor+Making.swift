@@ -34,9 +34,16 @@ extension Tensor {
     ///
     /// - Throws: `TorchError` when the step leads away from the end.
     public static func arange(
-        _ start: Int = 0, _ end: Int, step: Int = 1, dtype: DType = .int64, device: Device = .cpu
+        _ start: Int, _ end: Int, step: Int = 1, dtype: DType = .int64, device: Device = .cpu
     ) throws -> Tensor {
         try callTensor("aten::arange.start_step", start, end, step, dtype, Argument.none, device)
+    }
+
+    /// The integers from 0 below `end`.
+    ///
+    /// - Throws: `TorchError` when `end` is negative.
+    public static func arange(_ end: Int, dtype: DType = .int64, device: Device = .cpu) throws -> Tensor {
+        try arange(0, end, dtype: dtype, device: device)
     }
 
     /// The identity matrix.

@@ -111,7 +111,12 @@ extension Tensor {
     /// A part of the tensor, by NumPy's rules; a view unless a tensor indexes.
     ///
     /// - Throws: `TorchError` when there are too many indices or one is out of range.
-    public func indexed(_ indices: TensorIndex...) throws -> Tensor {
+    public func indexed(_ indices: TensorIndex...) throws -> Tensor { try indexed(by: indices) }
+
+    /// As ``indexed(_:)``, for a list of indices.
+    ///
+    /// - Throws: `TorchError` as ``indexed(_:)`` does.
+    public func indexed(by indices: [TensorIndex]) throws -> Tensor {
         let (view, tensors) = try applyingViews(indices)
         return tensors.contains { $0 != nil }
             ? try callTensor("aten::index.Tensor", view, Argument.tensors(tensors)) : view
@@ -120,7 +125,12 @@ extension Tensor {
     /// Writes `value`, broadcast, into a part of the tensor.
     ///
     /// - Throws: `TorchError` as ``indexed(_:)`` does, and when the value does not broadcast.
-    public func assign(_ value: Tensor, at indices: TensorIndex...) throws {
+    public func assign(_ value: Tensor, at indices: TensorIndex...) throws { try assign(value, at: indices) }
+
+    /// Writes `value`, broadcast, into the part that a list of indices names.
+    ///
+    /// - Throws: `TorchError` as ``indexed(_:)`` does, and when the value does not broadcast.
+    public func assign(_ value: Tensor, at indices: [TensorIndex]) throws {
         let (view, tensors) = try applyingViews(indices)
         if tensors.contains(where: { $0 != nil }) {
             try call("aten::index_put_", view, Argument.tensors(tensors), value)

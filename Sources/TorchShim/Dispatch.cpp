@@ -113,7 +113,7 @@ IValue convert(const CTValue &value, const c10::Argument &argument) {
         case CT_REALS: return numberList(static_cast<const double *>(value.pointer), value.count, itemKind(type));
         case CT_STRING: return std::string(static_cast<const char *>(value.pointer), value.count);
         case CT_TENSORS: return tensorList(value, type);
-        case CT_DEVICE: return decodeDevice(value.integer);
+        case CT_DEVICE: return usableDevice(value.integer);
         case CT_GENERATOR: return *static_cast<at::Generator *>(value.pointer);
         case CT_DEFAULT: break;
         default: TORCH_CHECK(false, "unknown kind of argument ", value.kind);
@@ -195,6 +195,12 @@ void describeArgument(std::ostream &out, const CTValue &value) {
     }
 }
 
+bool isDType(const CTValue &value, const c10::OperatorHandle &op, size_t index) {
+    const auto &declared = op.schema().arguments();
+    return value.kind == CT_INTEGER && value.integer >= 0 && value.integer < c10::NumScalarTypes &&
+           index < declared.size() && withoutOptional(*declared[index].real_type()).kind() == TypeKind::ScalarTypeType;
+}
+
 std::string describeCall(const c10::OperatorHandle &op, const CTValue *arguments, int32_t count) {
     std::ostringstream out;
     out << op.schema().name();
@@ -202,7 +208,10 @@ std::string describeCall(const c10::OperatorHandle &op, const CTValue *arguments
     out << '(';
     for (int32_t i = 0; i < count; ++i) {
         if (i) out << ", ";
-        describeArgument(out, arguments[i]);
+        if (isDType(arguments[i], op, i))
+            out << c10::getDtypeNames(static_cast<at::ScalarType>(arguments[i].integer)).first;
+        else
+            describeArgument(out, arguments[i]);
     }
     out << ')';
     return out.str();
@@ -223,7 +232,7 @@ std::string shapeOf(const at::Tensor &value) {
 CTOperator findOperator(const char *name, const char *overload) {
     return guarded<CTOperator>(nullptr, [&] {
         auto handle = c10::Dispatcher::singleton().findSchema({name, overload});
-        TORCH_CHECK(handle.has_value(), "LibTorch has no operator ", name, *overload ? "." : "", overload);
+        TORCH_CHECK(handle.has_value(), "LibTorch has no operator '", name, *overload ? "." : "", overload, "'");
         return reinterpret_cast<CTOperator>(new c10::OperatorHandle(*handle));
     });
 }

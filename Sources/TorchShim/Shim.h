@@ -32,6 +32,9 @@ inline c10::Device decodeDevice(int64_t code) {
     return c10::Device(static_cast<c10::DeviceType>(code / 256), static_cast<c10::DeviceIndex>(code % 256 - 1));
 }
 
+/// The device, or an exception that says why it cannot be used.
+c10::Device usableDevice(int64_t code);
+
 /// Runs `body`; an exception becomes `failure` and a message.
 template <class Result, class Body>
 Result guarded(Result failure, Body body) noexcept {

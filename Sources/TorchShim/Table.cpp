@@ -14,8 +14,12 @@ std::string &lastError() {
 std::string describe(const std::exception &error) {
     auto known = dynamic_cast<const c10::Error *>(&error);
     std::string text = known ? known->what_without_backtrace() : error.what();
-    auto trace = text.find("\nException raised from");
-    if (trace != std::string::npos) text.resize(trace);
+    // What follows is for LibTorch's own developers: the back trace, and pages of registered kernels.
+    for (auto rest : {"\nException raised from", " This could be because the operator doesn't exist"})
+        text.resize(std::min(text.find(rest), text.size()));
+    // "[enforce fail at file:line] condition. Message"
+    if (auto end = text.find(". "); text.rfind("[enforce fail at", 0) == 0 && end != std::string::npos)
+        text.erase(0, end + 2);
     while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
     return text;
 }

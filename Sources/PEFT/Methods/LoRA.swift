@@ -7,19 +7,15 @@ import Torch
 /// Variants by hyper-parameter: rsLoRA (2312.03732) scales by `lora_alpha / sqrt(r)`; DoRA (2402.09353) trains the
 /// norms of the weight's rows beside their direction; PiSSA (2404.02948) and OLoRA (2406.01775) start from factors of
 /// the weight itself, which are taken off the base; LoRA+ (2402.12354) gives B a larger learning rate.
-public struct LoRA: Method {
+public struct LoRA: RankedMethod {
     public static let peftType = "LORA"
-    public static let fields: [Field<LoRA>] = [
-        Field("r", \.r, "rank of the update"),
-        Field("lora_alpha", \.loraAlpha, "the update is scaled by lora_alpha / r"),
-        Field("lora_dropout", \.loraDropout, "probability of zeroing an element of the adapter's input"),
-        Field("use_rslora", \.useRSLoRA, "scale by lora_alpha / sqrt(r) instead"),
-        Field("use_dora", \.useDoRA, "train the norms of the weight's rows beside their direction"),
-        Field("init_lora_weights", \.initialization, "how the factors start"),
-        Field("rank_pattern", \.rankPattern, "r for layers whose path matches"),
-        Field("alpha_pattern", \.alphaPattern, "lora_alpha for layers whose path matches"),
-        Field("loraplus_lr_ratio", \.learningRateRatio, "learning rate of B over that of A (LoRA+)"),
-    ]
+    public static let fields: [Field<LoRA>] =
+        rankFields + [
+            Field("use_dora", \.useDoRA, "train the norms of the weight's rows beside their direction"),
+            Field("init_lora_weights", \.initialization, "how the factors start"),
+        ] + patternFields + [
+            Field("loraplus_lr_ratio", \.learningRateRatio, "learning rate of B over that of A (LoRA+)")
+        ]
 
     public var r = 8
     public var loraAlpha = 8.0
@@ -34,10 +30,8 @@ public struct LoRA: Method {
     public init() {}
 
     public func validate() throws {
-        try requirePositive(r, "r")
-        for (key, rank) in rankPattern.entries { try requirePositive(rank, "rank_pattern, \"\(key)\"") }
-        try requireProbability(loraDropout, "lora_dropout")
-        guard learningRateRatio > 0 else { throw PEFTError("loraplus_lr_ratio: expected a positive number") }
+        try validateRanks()
+        try requirePositive(learningRateRatio, "loraplus_lr_ratio")
         if useDoRA && initialization.takesFactorsOffTheBase {
             throw PEFTError("use_dora does not go with init_lora_weights \(initialization.json.compact)")
         }
@@ -47,9 +41,7 @@ public struct LoRA: Method {
         var attachment = Attachment(trainables: [], updates: [])
         var initial: [LoRAUpdate] = []
         for layer in points.linears {
-            let rank = try rankPattern.value(for: layer.path) ?? r
-            let alpha = try alphaPattern.value(for: layer.path) ?? loraAlpha
-            let scale = alpha / (useRSLoRA ? Double(rank).squareRoot() : Double(rank))
+            let (rank, scale) = try rankAndScale(of: layer.path)
             let start = try initialization.factors(of: layer, rank: rank, scale: scale, seed: seed)
             let a = try Trainable(adapterKey(layer.path, "lora_A.weight"), start.a, device: points.device)
             var b = try Trainable(adapterKey(layer.path, "lora_B.weight"), start.b, device: points.device)

@@ -45,7 +45,8 @@ public enum LoRAInitialization: String, FieldValue, CaseIterable {
         switch self {
         case .standard:
             return (
-                try Tensor.uniform([rank, inputs], in: -bound..<bound, from: &stream), try Tensor.zeros([outputs, rank])
+                try Tensor.uniform([rank, inputs], in: -bound..<bound, from: &stream),
+                try Tensor.zeros([outputs, rank])
             )
         case .gaussian:
             let a = try Tensor.normal([rank, inputs], standardDeviation: 1 / Double(rank), from: &stream)

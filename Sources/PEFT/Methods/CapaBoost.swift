@@ -1,0 +1,137 @@
+import Backbones
+import Formats
+import Torch
+
+/// CapaBoost-LoRA: parallel copies of LoRA that share one pair of factors, each copy seeing them through its own fixed
+/// random masks; the rank of the update grows with the number of copies, the number of trained values does not.
+/// arXiv 2407.01320
+///
+/// With the factors `A [r, in]` and `B [out, r]` of a layer, `d = num_layer` branches and 0/1 masks of their shapes,
+///
+///     dW = s * sum over i of (B * maskB_i) (A * maskA_i),    s = lora_alpha / r    (use_rslora: lora_alpha / sqrt(r))
+///
+/// Saved are `base_model.model.<path>.lora_A.weight` and `lora_B.weight` as LoRA's; the masks follow from `mask_seed`,
+/// `num_layer`, `density` and `mask_type` in `adapter_config.json`, by the rule of ``BranchMask``.
+///
+/// At the start `A` is uniform within `1 / sqrt(in)`, or `1 / sqrt(r)` with `init_bound` `r`, and `B` is zero.
+public struct CapaBoost: RankedMethod {
+    public static let peftType = "CAPABOOST_LORA"
+    public static let fields: [Field<CapaBoost>] =
+        rankFields + [
+            Field("num_layer", \.branches, "parallel branches over the same factors"),
+            Field("density", \.density, "share of the entries that each branch sees"),
+            Field("mask_type", \.maskType, "how each branch's entries are chosen"),
+            Field("mask_seed", \.maskSeed, "what the masks are drawn from; null: the run's seed"),
+            Field("init_bound", \.initBound, "A starts uniform within 1 / sqrt(in) or 1 / sqrt(r)"),
+        ] + patternFields
+
+    /// The size whose root bounds the start of A.
+    public enum InitBound: String, FieldValue, CaseIterable {
+        /// The layer's inputs, as in LoRA.
+        case inputs = "in"
+        /// The rank, as in the authors' code.
+        case rank = "r"
+    }
+
+    public var r = 8
+    public var loraAlpha = 8.0
+    public var loraDropout = 0.0
+    public var useRSLoRA = false
+    public var branches = 2
+    public var density = 0.5
+    public var maskType = BranchMask.equalPerLayer
+    public var maskSeed: Int?
+    public var initBound = InitBound.inputs
+    public var rankPattern = Pattern<Int>()
+    public var alphaPattern = Pattern<Double>()
+
+    public init() {}
+
+    public func validate() throws {
+        try validateRanks()
+        try requirePositive(branches, "num_layer")
+        guard density > 0, density <= 1 else {
+            throw PEFTError("density: expected a number above 0 and at most 1, found \(density)")
+        }
+        guard maskType != .structured || density == 0.5 else {
+            throw PEFTError("density: mask_type NM_structured keeps 2 of 4 entries; expected 0.5, found \(density)")
+        }
+    }
+
+    public func resolved(seed: Seed) -> CapaBoost {
+        var method = self
+        method.maskSeed = maskSeed ?? Int(truncatingIfNeeded: seed.value)
+        return method
+    }
+
+    public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
+        let maskSeed = maskSeed.map { Seed(UInt64(bitPattern: Int64($0))) } ?? seed
+        var attachment = Attachment(trainables: [], updates: [])
+        for layer in points.linears {
+            let (rank, scale) = try rankAndScale(of: layer.path)
+            let bound = 1 / Double(initBound == .inputs ? layer.inFeatures : rank).squareRoot()
+            var stream = seed.stream("\(layer.path).lora_A")
+            let start = try Tensor.uniform([rank, layer.inFeatures], in: -bound..<bound, from: &stream)
+            func factor(_ name: String, _ values: Tensor) throws -> (Trainable, masks: Tensor) {
+                let masks = try Tensor.stack(
+                    (0..<branches).map { branch in
+                        let place = "\(layer.path).\(name).mask.\(branch)"
+                        return try maskType.drawn(values.shape, density: density, from: maskSeed, name: place)
+                    }
+                ).to(device: points.device)
+                var factor = try Trainable(adapterKey(layer.path, name + ".weight"), values, device: points.device)
+                // Entries that no branch sees have no gradient; decay must not move them either.
+                factor.decay = .only(try callTensor("aten::any.dim", masks, 0))
+                return (factor, masks)
+            }
+            let (a, masksA) = try factor("lora_A", start)
+            let (b, masksB) = try factor("lora_B", Tensor.zeros([layer.outFeatures, rank]))
+            attachment.trainables += [a, b]
+            let update = CapaBoostUpdate(
+                a: a.tensor, b: b.tensor, masksA: masksA, masksB: try masksB.transposed(0, 1).contiguous(),
+                scale: scale, dropout: loraDropout)
+            attachment.updates.append((layer, update))
+        }
+        return attachment
+    }
+}
+
+/// `dW = s * sum over i of (B * maskB_i) (A * maskA_i)`: one product of stacked factors of rank `d r`.
+struct CapaBoostUpdate: LowRankUpdate {
+    /// `[r, in]`
+    let a: Tensor
+    /// `[out, r]`
+    let b: Tensor
+    /// bool `[d, r, in]`
+    let masksA: Tensor
+    /// bool `[out, d, r]`
+    let masksB: Tensor
+    let scale: Double
+    let dropout: Double
+
+    func factors() throws -> (down: Tensor, up: Tensor) {
+        let rank = masksA.size(0) * a.size(0)
+        return (
+            try (a * masksA).reshaped([rank, a.size(1)]), try (b.unsqueezed(1) * masksB).reshaped([b.size(0), rank])
+        )
+    }
+
+    /// In training every branch drops elements of its own.
+    func output(for input: Tensor, of layer: Linear, in context: Context) throws -> Tensor {
+        let frozen = try layer.base(input)
+        guard let source = context.dropout, dropout > 0 else { return try frozen + self(input) }
+        let (rank, branches) = (a.size(0), masksA.size(0))
+        let (down, up) = try factors()
+        return try (0..<branches).reduce(frozen) { output, branch in
+            let name = branches == 1 ? layer.path : "\(layer.path).\(branch)"
+            let kept = try source.apply(input, probability: dropout, name: name)
+            return try output
+                + product(
+                    kept,
+                    (
+                        down.narrowed(0, start: branch * rank, length: rank),
+                        up.narrowed(1, start: branch * rank, length: rank)
+                    ))
+        }
+    }
+}
