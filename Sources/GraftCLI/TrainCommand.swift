@@ -9,7 +9,7 @@ struct TrainCommand: ParsableCommand {
         discussion: """
             A row is {"text"}, {"prompt", "completion"} or {"messages"}. The run folder holds the recipe, the metrics, \
             the adapter and the checkpoints. Ctrl-C stops after the current step and writes a checkpoint, from which \
-            --resume goes on.
+            --resume goes on; it needs no option but --output.
             """)
 
     @Option(help: ArgumentHelp("A recipe, as in a run folder; options below win over it.", valueName: "file"))
@@ -30,7 +30,6 @@ struct TrainCommand: ParsableCommand {
     var json = false
 
     func validate() throws {
-        if output == nil && !dryRun { throw ValidationError("Missing expected argument '--output <folder>'.") }
         if resume && dryRun { throw ValidationError("--resume and --dry-run do not go together.") }
         if resume && recipe != nil { throw ValidationError("--resume uses the recipe in the output folder: leave out --recipe.") }
     }
@@ -38,7 +37,7 @@ struct TrainCommand: ParsableCommand {
     func run() throws {
         let recipe = try makeRecipe()
         if dryRun { return try TrainingPlanOutput(recipe).write(json: json) }
-        let output = output ?? ""
+        guard let output else { throw ValidationError("Give --output, the folder of the run (or --dry-run).") }
         let result =
             try resume ? Trainer.resume(output, recipe: recipe) : Trainer.run(recipe, output: output)
         try json ? Output.write(result.json) : Output.write(Self.text(result))
