@@ -217,7 +217,7 @@ import Torch
         #expect(try backbone.logits(ids).isIdentical(to: before))
         try adapter.randomise(seed: 46)
         let adapted = try backbone.logits(ids)
-        let merged = try adapter.withMergedWeights(of: backbone) { try backbone.logits(ids) }
+        let merged = try adapter.whileMerged { try backbone.logits(ids) }
         #expect(try relativeGap(merged, adapted) < 1e-5)
     }
 

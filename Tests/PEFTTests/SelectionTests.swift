@@ -83,10 +83,12 @@ import Torch
         try nextTokenLoss(backbone, ids).backward()
         #expect(try !isZero(#require(head.grad)))
         try adapter.descend(1)
-        #expect(try adapter.merged(backbone.head.weight)?.isIdentical(to: head.detached()) == true)
+        #expect(
+            try adapter.merged(backbone.head.weight, pretrained: backbone.head.weight.frozen)?.isIdentical(
+                to: head.detached()) == true)
         let adapted = try backbone.logits(ids)
         #expect(try relativeGap(adapted, before) > 1e-3)
-        let merged = try adapter.withMergedWeights(of: backbone) { try backbone.logits(ids) }
+        let merged = try adapter.whileMerged { try backbone.logits(ids) }
         #expect(try relativeGap(merged, adapted) < 1e-5)
         adapter.detach()
         #expect(try backbone.logits(ids).isIdentical(to: before))
