@@ -10,7 +10,7 @@ import Darwin
 
 /// Chooses tokens from logits: repetition penalty, temperature, top-k and top-p, in this order and with the meaning
 /// that they have in transformers.
-struct Sampler {
+package struct Sampler {
     private let settings: GenerationSettings
     private var random: RandomStream
     private var seen: Set<Int>
@@ -18,7 +18,7 @@ struct Sampler {
     /// Makes the sampler of one text.
     ///
     /// - Throws: `ModelError` naming the setting that is out of range.
-    init(_ settings: GenerationSettings, prompt: [Int]) throws {
+    package init(_ settings: GenerationSettings, prompt: [Int]) throws {
         try settings.validate()
         self.settings = settings
         random = settings.seed.stream("generate")
@@ -29,7 +29,7 @@ struct Sampler {
     ///
     /// - Parameter logits: One number for each token of the vocabulary.
     /// - Throws: `ModelError` when none of them is a finite number, or one is no number at all.
-    mutating func next(_ logits: [Float]) throws -> Int {
+    package mutating func next(_ logits: [Float]) throws -> Int {
         let scores = scores(logits)
         let best = try likeliest(scores)
         let token = settings.temperature == 0 ? best : draw(scores, highest: scores[best])
@@ -38,7 +38,7 @@ struct Sampler {
     }
 
     /// The logits after all changes; minus infinity for tokens that cannot be drawn.
-    func scores(_ logits: [Float]) -> [Float] {
+    package func scores(_ logits: [Float]) -> [Float] {
         var scores = logits
         penalise(&scores)
         guard settings.temperature > 0 else { return scores }

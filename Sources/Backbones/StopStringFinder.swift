@@ -1,17 +1,17 @@
 /// Finds the first of some strings in text that arrives in pieces, and holds back what may be the begin of one.
-struct StopStringFinder {
+package struct StopStringFinder {
     private let strings: [(text: String, bytes: [UInt8])]
     /// The end of the text so far that may go on to be a stop string.
     private var held: [UInt8] = []
 
-    init(_ strings: [String]) {
+    package init(_ strings: [String]) {
         self.strings = strings.map { ($0, Array($0.utf8)) }
     }
 
     /// Takes a piece of text.
     ///
     /// - Returns: The text that can be given out, and the stop string that follows on it, if one does.
-    mutating func append(_ piece: String) -> (text: String, found: String?) {
+    package mutating func append(_ piece: String) -> (text: String, found: String?) {
         guard !strings.isEmpty else { return (piece, nil) }
         held += piece.utf8
         if let (start, string) = firstMatch() {
@@ -24,7 +24,7 @@ struct StopStringFinder {
     }
 
     /// What is held back when no more text comes.
-    mutating func finish() -> String {
+    package mutating func finish() -> String {
         defer { held = [] }
         return String(decoding: held, as: UTF8.self)
     }
