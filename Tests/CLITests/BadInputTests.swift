@@ -71,7 +71,7 @@ import Testing
         (["--set", "target_modules=[\"w_proj\"]"], "w_proj"),
         (["--set", "target_modules=("], "regular expression"),
         (["--batch-size", "0"], "batch_size"),
-        (["--lr", "-1"], "learning_rate"),
+        (["--lr=-1"], "learning_rate"),
         (["--warmup-ratio", "2"], "warmup_ratio"),
     ])
     func wrongSettings(_ flags: [String], _ word: String) async throws {
