@@ -46,7 +46,7 @@ extension Inspection {
             var facts = facts("safetensors file", path)
             for (key, value) in contents.metadata { facts["metadata " + key] = .string(value) }
             return Inspection(facts: facts, tensors: contents.tensors.map { StoredTensor($0.value) })
-        } catch where !path.hasSuffix(".safetensors") {
+        } catch  where !path.hasSuffix(".safetensors") {
             throw InputError("\(path) is neither a GGUF nor a safetensors file")
         }
     }

@@ -79,9 +79,14 @@ struct MergeCommand: ParsableCommand {
         ]
         if report.isUntied { facts.append(("output head", "a tensor of its own now; the base shared the embedding")) }
         if let comparison {
-            let size = "\(Units.scientific(comparison.largestDifference)) (logits reach \(Units.loss(comparison.largestLogit)))"
+            let size =
+                "\(Units.scientific(comparison.largestDifference)) (logits reach \(Units.loss(comparison.largestLogit)))"
             facts.append(("largest logit difference", size))
-            facts.append(("same likeliest token", "\(Units.percent(comparison.argmaxAgreement)) of \(comparison.positions) positions"))
+            facts.append(
+                (
+                    "same likeliest token",
+                    "\(Units.percent(comparison.argmaxAgreement)) of \(comparison.positions) positions"
+                ))
         }
         return aligned(facts + [("folder", report.folder)])
     }

@@ -14,7 +14,8 @@ import Testing
                 ["train", "--data", rows, "--output", folder("run")],
             ] {
                 try await graft(arguments + ["--model", folder("missing")]).expectFailure(2, "missing")
-                try await graft(arguments + ["--model", "smolm2-135m"]).expectFailure(2, "Did you mean \"smollm2-135m\"?")
+                try await graft(arguments + ["--model", "smolm2-135m"]).expectFailure(
+                    2, "Did you mean \"smollm2-135m\"?")
             }
             #expect(try folder.contents() == ["rows.jsonl"])
         }
@@ -33,7 +34,8 @@ import Testing
             let weights = folder("model/model.safetensors")
             let data = try Data(contentsOf: URL(fileURLWithPath: weights))
             try data.prefix(data.count / 2).write(to: URL(fileURLWithPath: weights))
-            try await graft("eval", "--model", folder("model"), "--data", rows).expectFailure(2, "model.safetensors", "truncated")
+            try await graft("eval", "--model", folder("model"), "--data", rows).expectFailure(
+                2, "model.safetensors", "truncated")
             try data.write(to: URL(fileURLWithPath: weights))
             try folder.write("{\"model_type\": \"qwen\"", to: "model/config.json")
             try await graft("eval", "--model", folder("model"), "--data", rows).expectFailure(2, "config.json")
@@ -57,7 +59,8 @@ import Testing
         try await withTemporaryFolder { folder in
             let rows = try folder.write(text, to: "rows.jsonl")
             try await graft("eval", "--model", model, "--data", rows).expectFailure(2, rows, word)
-            try await graft(Fixtures.quickRun(model: model, rows: rows, output: folder("run"))).expectFailure(2, rows, word)
+            try await graft(Fixtures.quickRun(model: model, rows: rows, output: folder("run"))).expectFailure(
+                2, rows, word)
             #expect(try folder.contents() == ["rows.jsonl"])
         }
     }
@@ -78,7 +81,8 @@ import Testing
         let model = try await Fixtures.model()
         try await withTemporaryFolder { folder in
             let rows = try Fixtures.rows(folder)
-            try await graft(Fixtures.quickRun(model: model, rows: rows, output: folder("run")) + flags).expectFailure(2, word)
+            try await graft(Fixtures.quickRun(model: model, rows: rows, output: folder("run")) + flags).expectFailure(
+                2, word)
             #expect(try folder.contents() == ["rows.jsonl"])
         }
     }
@@ -88,7 +92,8 @@ import Testing
             let recipe = try folder.write("model: smollm2-135m\nbatchsize: 3\n", to: "recipe.yaml")
             try await graft("train", "--recipe", recipe, "--output", folder("run"))
                 .expectFailure(2, "recipe.yaml, line 2", "Did you mean \"batch_size\"?")
-            try await graft("train", "--recipe", folder("none.yaml"), "--output", folder("run")).expectFailure(2, "none.yaml")
+            try await graft("train", "--recipe", folder("none.yaml"), "--output", folder("run")).expectFailure(
+                2, "none.yaml")
             try await graft("train", "--output", folder("run")).expectFailure(2, "--model")
             #expect(try folder.contents() == ["recipe.yaml"])
         }
@@ -105,7 +110,8 @@ import Testing
                 .expectFailure(2, "adapter_model.safetensors")
             try await graft("merge", "--model", "smollm2-135m", "--adapter", adapter, "--output", folder("merged"))
                 .expectFailure(2, "adapter_model.safetensors")
-            try await graft("eval", "--model", model, "--adapter", folder("none"), "--data", rows).expectFailure(2, "none")
+            try await graft("eval", "--model", model, "--adapter", folder("none"), "--data", rows).expectFailure(
+                2, "none")
             #expect(try folder.contents() == ["rows.jsonl", "run"])
         }
     }
@@ -118,7 +124,8 @@ import Testing
             try await graft(Fixtures.quickRun(model: model, rows: rows, output: rows)).expectFailure(2, "is a file")
             try await graft(Fixtures.quickRun(model: model, rows: rows, output: rows + "/run")).expectFailure(2, rows)
             #if os(Linux)
-            try await graft(Fixtures.quickRun(model: model, rows: rows, output: "/proc/graft-run")).expectFailure(74, "/proc/graft-run")
+            try await graft(Fixtures.quickRun(model: model, rows: rows, output: "/proc/graft-run")).expectFailure(
+                74, "/proc/graft-run")
             #endif
             #expect(try folder.contents() == ["rows.jsonl"])
         }

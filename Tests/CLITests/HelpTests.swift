@@ -78,8 +78,10 @@ import Testing
         for command in commands {
             let verb = try #require(command["commandName"]?.string)
             if verb == "help" { continue }
-            let section = try #require(page.components(separatedBy: "\n## graft \(verb)\n").dropFirst().first, "\(verb)")
-                .components(separatedBy: "\n## ")[0]
+            let section = try #require(
+                page.components(separatedBy: "\n## graft \(verb)\n").dropFirst().first, "\(verb)"
+            )
+            .components(separatedBy: "\n## ")[0]
             var flags: Set<String> = []
             for argument in command["arguments"]?.array ?? [] {
                 for name in argument["names"]?.array ?? [] where name["kind"]?.string == "long" {

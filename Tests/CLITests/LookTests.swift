@@ -44,7 +44,9 @@ import Testing
         let list = try #require(try await graft("methods", "--json").json().array)
         #expect(list.map { $0["name"]?.string } == MethodRegistry.entries.map(\.name))
         for entry in list {
-            for key in ["title", "summary", "paper", "kind", "peft_type"] { #expect(entry[key]?.string?.isEmpty == false) }
+            for key in ["title", "summary", "paper", "kind", "peft_type"] {
+                #expect(entry[key]?.string?.isEmpty == false)
+            }
         }
         let text = try await graft("methods").output
         let markdown = try await graft("methods", "--markdown").output

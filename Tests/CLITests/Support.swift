@@ -23,17 +23,19 @@ enum Fixtures {
     static func rows(_ folder: TemporaryFolder, count: Int = 12, name: String = "rows.jsonl") throws -> String {
         let words = ["red", "green", "blue", "black", "white"]
         let lines = (0..<count).map { index in
-            let row: JSON = ["prompt": .string("The \(words[index % 5]) \(index) is"), "completion": .string(" \(words[index % 3])")]
+            let row: JSON = [
+                "prompt": .string("The \(words[index % 5]) \(index) is"), "completion": .string(" \(words[index % 3])"),
+            ]
             return row.compact
         }
         return try folder.write(lines.joined(separator: "\n") + "\n", to: name)
     }
 
-    /// The options of a small, quick run.
+    /// The options of a small, quick run; tests run side by side, so that one thread each is the fastest.
     static func quickRun(model: String, rows: String, output: String) -> [String] {
         [
             "train", "--model", model, "--data", rows, "--steps", "4", "--batch-size", "2", "--lr", "0.01", "--dtype",
-            "float32", "--set", "r=2", "--set", "target_modules=all-linear", "--output", output,
+            "float32", "--threads", "1", "--set", "r=2", "--set", "target_modules=all-linear", "--output", output,
         ]
     }
 }

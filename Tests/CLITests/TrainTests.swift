@@ -82,7 +82,8 @@ import Testing
             #expect(files[0] == files[1])
 
             let other = try await graft(
-                "train", "--recipe", folder("a/recipe.yaml"), "--output", folder("c"), "--epochs", "0.5", "--set", "r=3",
+                "train", "--recipe", folder("a/recipe.yaml"), "--output", folder("c"), "--epochs", "0.5", "--set",
+                "r=3",
                 "--keep", "0", "--schedule", "cosine", "--json")
             #expect(other.status == 0, "\(other.errors)")
             #expect(try other.json()["steps"] == 3)
@@ -98,7 +99,7 @@ import Testing
         try await withTemporaryFolder { folder in
             let rows = try Fixtures.rows(folder)
             func arguments(_ name: String) -> [String] {
-                Fixtures.quickRun(model: model, rows: rows, output: folder(name)) + ["--steps", "60", "--threads", "1"]
+                Fixtures.quickRun(model: model, rows: rows, output: folder(name)) + ["--steps", "60"]
             }
             let whole = try await graft(arguments("whole"))
             #expect(whole.status == 0, "\(whole.errors)")
@@ -125,7 +126,8 @@ import Testing
 
             try await graft("train", "--resume", "--output", folder("broken"), "--lr", "0.5")
                 .expectFailure(2, "learning_rate", "0.5", "0.01")
-            try await graft("train", "--resume", "--output", folder("nowhere")).expectFailure(2, "nowhere", "does not exist")
+            try await graft("train", "--resume", "--output", folder("nowhere")).expectFailure(
+                2, "nowhere", "does not exist")
         }
     }
 
@@ -137,10 +139,12 @@ import Testing
             let text = try await graft(arguments)
             #expect(text.status == 0, "\(text.errors)")
             // The first row's completion and the end of sequence are learnt, its prompt is not.
-            #expect(text.output.contains("The red 0 is[ red<|im_end|>]"), "\(text.output)")
+            #expect(text.output.contains("The red 0 is[[ red<|im_end|>]]"), "\(text.output)")
             #expect(!text.output.contains("\u{1B}"))
             let plan = try await graft(arguments + ["--json"]).json()
-            #expect(try #require(plan["trainable_parameters"]?.int) > 0)
+            // Rank 2 on the seven layers of each of two blocks, of hidden size 48: 2 (in + out) values a layer.
+            let sums = [48 + 48, 48 + 16, 48 + 16, 48 + 48, 48 + 87, 48 + 87, 87 + 48]
+            #expect(plan["trainable_parameters"]?.int == 2 * 2 * sums.reduce(0, +))
             #expect(try #require(plan["peak_memory_bytes"]?.int) > 0)
             #expect(!FileManager.default.fileExists(atPath: folder("run")))
         }
@@ -153,15 +157,17 @@ import Testing
             let run = try await graft(Fixtures.quickRun(model: model, rows: rows, output: folder("run")))
             #expect(run.status == 0, "\(run.errors)")
             let merged = try await graft(
-                "merge", "--model", model, "--adapter", folder("run"), "--output", folder("merged"), "--verify", "--json")
+                "merge", "--model", model, "--adapter", folder("run"), "--output", folder("merged"), "--verify",
+                "--json")
             #expect(merged.status == 0, "\(merged.errors)")
             let report = try merged.json()
             // Seven layers of each of two blocks.
             #expect(report["changed_tensors"] == 14)
             #expect(try #require(report["verify"]?["largest_logit_difference"]?.double) < 1e-4)
-            #expect(report["verify"]?["argmax_agreement"] == 1)
+            #expect(report["verify"]?["argmax_agreement"]?.double == 1)
             func loss(_ arguments: [String]) async throws -> Double? {
-                try await graft(["eval", "--data", rows, "--dtype", "float32", "--json"] + arguments).json()["loss"]?.double
+                try await graft(["eval", "--data", rows, "--dtype", "float32", "--json"] + arguments).json()["loss"]?
+                    .double
             }
             let adapted = try #require(try await loss(["--model", model, "--adapter", folder("run")]))
             let plain = try #require(try await loss(["--model", folder("merged")]))
@@ -189,9 +195,12 @@ import Testing
             for (row, shown) in zip(rows, each) {
                 let text = try TextGenerator(model.backbone, tokenizer: model.tokenizer).generate(
                     row["prompt"]?.string ?? "", settings: GenerationSettings(maxTokens: 8))
-                #expect(shown["answer"]?.string?.hasPrefix(text.text) == true || text.text.hasPrefix(shown["answer"]?.string ?? "?"))
+                #expect(
+                    shown["answer"]?.string?.hasPrefix(text.text) == true
+                        || text.text.hasPrefix(shown["answer"]?.string ?? "?"))
                 let answer = shown["answer"]?.string?.trimmingCharacters(in: .whitespaces)
-                #expect(shown["match"] == .bool(answer == shown["expected"]?.string?.trimmingCharacters(in: .whitespaces)))
+                #expect(
+                    shown["match"] == .bool(answer == shown["expected"]?.string?.trimmingCharacters(in: .whitespaces)))
             }
             #expect(found?["matches"]?.int == each.count { $0["match"] == true })
         }

@@ -41,7 +41,10 @@ import Testing
 
     @Test func generateStreamsWhatJSONHolds() async throws {
         let model = try await Fixtures.model()
-        let options = ["generate", "--model", model, "--prompt", "Once upon", "--max-tokens", "12", "--dtype", "float32"]
+        let options = [
+            "generate", "--model", model, "--prompt", "Once upon", "--max-tokens", "12", "--dtype", "float32",
+            "--threads", "1",
+        ]
         let json = try await graft(options + ["--json"]).json()
         let ids = try #require(json["ids"]?.array).compactMap(\.int)
         #expect(ids.count == json["generated_tokens"]?.int)
@@ -57,7 +60,8 @@ import Testing
 
         let loaded = try LanguageModel.load(model, dtype: .float32)
         let settings = GenerationSettings(maxTokens: 12)
-        let own = try TextGenerator(loaded.backbone, tokenizer: loaded.tokenizer).generate("Once upon", settings: settings)
+        let own = try TextGenerator(loaded.backbone, tokenizer: loaded.tokenizer).generate(
+            "Once upon", settings: settings)
         #expect(own.tokens == ids)
     }
 
@@ -66,7 +70,7 @@ import Testing
         func ids(_ seed: String) async throws -> JSON? {
             try await graft(
                 "generate", "--model", model, "--prompt", "a", "--max-tokens", "16", "--temperature", "1.5", "--top-k",
-                "1000", "--top-p", "0.99", "--seed", seed, "--json"
+                "1000", "--top-p", "0.99", "--seed", seed, "--threads", "1", "--json"
             ).json()["ids"]
         }
         let first = try await ids("1")
@@ -75,16 +79,19 @@ import Testing
     }
 
     @Test func chatTalks() async throws {
-        let lines = ["What is the capital of France?", "/rest", "", "/reset", "/system Be brief.", "Hi", "/exit", "never"]
+        let lines = [
+            "What is the capital of France?", "/rest", "", "/reset", "/system Be brief.", "Hi", "/exit", "never",
+        ]
         let result = try await graft(
-            "chat", "--model", "smollm2-135m", "--max-tokens", "12", "--dtype", "float32",
+            "chat", "--model", "smollm2-135m", "--max-tokens", "12", "--dtype", "float32", "--threads", "1",
             input: lines.joined(separator: "\n"))
         #expect(result.status == 0)
         #expect(result.output.contains("Paris"))
         #expect(result.errors.contains("Did you mean \"/reset\"?"))
         // The second conversation knows nothing of the first: it is what a new one with that system's message gives.
         let alone = try await graft(
-            "generate", "--model", "smollm2-135m", "--max-tokens", "12", "--dtype", "float32", "--system", "Be brief.",
+            "generate", "--model", "smollm2-135m", "--max-tokens", "12", "--dtype", "float32", "--threads", "1",
+            "--system", "Be brief.",
             "--chat", "Hi")
         #expect(result.output.hasSuffix(alone.output))
         #expect(result.output.count > alone.output.count)
