@@ -26,7 +26,12 @@ public final class Llama: Backbone {
         let vocabulary = [configuration.vocabSize, configuration.hiddenSize]
         let embedding = try weights.tensor("model.embed_tokens.weight", vocabulary)
         embedTokens = Parameter(path: "model.embed_tokens.weight", frozen: embedding)
-        blocks = try (0..<configuration.numHiddenLayers).map { try LlamaBlock(configuration, layer: $0, weights) }
+        // No room is taken in advance: the count is only believed layer by layer.
+        var blocks: [LlamaBlock] = []
+        for layer in 0..<configuration.numHiddenLayers {
+            blocks.append(try LlamaBlock(configuration, layer: layer, weights))
+        }
+        self.blocks = blocks
         norm = try weights.norm("model.norm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
         head = Linear(
             path: "lm_head",
@@ -142,11 +147,23 @@ private final class LlamaAttention {
         var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm), rotary)
         var values = try heads(value(input, context), nil)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
-        let mask = try masks.mask(slidingWindow: slidingWindow)
-        let attended = try scaledDotProductAttention(
-            query: queries, key: keys, value: values, mask: mask.tensor, isCausal: mask.isCausal)
+        let attended = try attend(queries, keys, values, masks.mask(slidingWindow: slidingWindow))
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
         return try output(attended.transposed(1, 2).reshaped([input.size(0), input.size(1), -1]), context)
+    }
+
+    /// Attention of `[batch, heads, time, dim]` to `[batch, heads or fewer, keys, dim]`.
+    private func attend(
+        _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ mask: (tensor: Tensor?, isCausal: Bool)
+    ) throws -> Tensor {
+        let shape = queries.shape
+        guard shape[2] == 1, shape[1] != keys.size(1) else {
+            return try scaledDotProductAttention(
+                query: queries, key: keys, value: values, mask: mask.tensor, isCausal: mask.isCausal)
+        }
+        // One new token: the queries that share a key's head stand as so many tokens, which kernels are faster with.
+        let grouped = try queries.reshaped([shape[0], keys.size(1), -1, shape[3]])
+        return try scaledDotProductAttention(query: grouped, key: keys, value: values, mask: mask.tensor).reshaped(shape)
     }
 
     /// `[batch, time, heads * dim]` to `[batch, heads, time, dim]`, normalised where the model does so.
