@@ -14,6 +14,16 @@ enum Refusals {
     ]
 }
 
+/// Settings that ask for more memory than any machine has.
+enum HostileSettings {
+    static let all: [(method: String, key: String, value: JSON)] = [
+        ("lora", "r", 1_000_000_000_000_000), ("lora", "r", JSON(Int.max)), ("dora", "r", JSON(Int.max / 2)),
+        ("lora", "rank_pattern", ["q_proj": 4_611_686_018_427_387_904]), ("lora", "r", -1), ("lora", "r", 1.5),
+        ("lorta", "r", JSON(Int.max)), ("capaboost-lora", "r", JSON(Int.max)),
+        ("capaboost-lora", "num_layer", JSON(Int.max)), ("lora", "rank_pattern", ["(": 3]),
+    ]
+}
+
 /// Configurations of one and the same adapter as releases of peft wrote them.
 enum OldConfigurations {
     static let all: [(version: String, json: String)] = [
