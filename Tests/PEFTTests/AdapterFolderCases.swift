@@ -108,7 +108,7 @@ struct KeyFaults: Sendable {
             name: "one renamed",
             says: [
                 "12 tensors in the file, 12 in the adapter, 11 agree", "1 is unknown", "q_proj.lora_a.weight\"",
-                "Did you mean \"\(key)\"?", "1 is missing",
+                "did you mean \"\(key)\"?", "1 is missing",
             ]
         ) { $0 = renamed($0) { $0 == key ? key.replacing("lora_A", with: "lora_a") : $0 } },
         KeyFaults(
@@ -123,7 +123,7 @@ struct KeyFaults: Sendable {
         ) { $0 = renamed($0) { "other." + $0 } },
         KeyFaults(
             name: "adapter's name in the keys",
-            says: ["0 agree", "lora_A.default.weight\"", "Did you mean \"base_model.model.model.layers."]
+            says: ["0 agree", "lora_A.default.weight\"", "did you mean \"base_model.model.model.layers."]
         ) { $0 = renamed($0) { $0.replacing(".weight", with: ".default.weight") } },
         KeyFaults(name: "one more", says: ["13 tensors in the file", "1 is unknown, first \"lm_head.weight\""]) {
             $0["lm_head.weight"] = try Tensor.zeros([2, 2])

@@ -168,6 +168,11 @@ struct MergeTests {
             let (model, _) = try await prepare(MergeCase.all[0], in: folder)
             try FileManager.default.copyItem(atPath: model, toPath: folder("base"))
             try FileManager.default.createSymbolicLink(atPath: folder("link"), withDestinationPath: folder("base"))
+            try folder.write("{\"a\": 1}", to: "base/tokenizer.json")
+            try folder.write("linked", to: "cache/blob")
+            try FileManager.default.createSymbolicLink(
+                atPath: folder("base/merges.txt"), withDestinationPath: "../cache/blob")
+            try folder.write("weights of another kind", to: "base/pytorch_model.bin")
             let merger = Merger(try Checkpoint(folder("base")), adapter: folder("adapter"))
             for name in ["base", "adapter", "link", ""] {
                 #expect(throws: PEFTError.self) { try merger.write(to: folder(name), replacing: true) }
@@ -176,7 +181,12 @@ struct MergeTests {
             #expect(throws: FormatError.self) { try merger.write(to: folder("merged")) }
             #expect(try folder.contents(of: "merged") == ["old.txt"])
             _ = try merger.write(to: folder("merged"), replacing: true)
-            #expect(!(try folder.contents(of: "merged").contains("old.txt")))
+            #expect(
+                try folder.contents(of: "merged") == [
+                    "config.json", "generation_config.json", "merges.txt", "model.safetensors", "tokenizer.json",
+                ])
+            #expect(try String(contentsOfFile: folder("merged/merges.txt"), encoding: .utf8) == "linked")
+            try FileManager.default.removeItem(atPath: folder("cache"))
             #expect(throws: (any Error).self) { try merger.verify(folder("merged"), prompts: [[]]) }
 
             // An adapter with a value that is not a number must not become a model.
@@ -235,7 +245,7 @@ struct MergeTests {
                 try adapter.save(to: folder("adapter"), baseModel: "smollm2-135m")
                 return try backbone.logits(tokenTensor([ids])).to(dtype: .float32)
             }
-            let merger = Merger(checkpoint, adapter: folder("adapter"))
+            var merger = Merger(checkpoint, adapter: folder("adapter"))
             let report = try merger.write(to: folder("merged"))
             #expect(!report.isUntied && report.changes.count == 90 && report.relativeLoss == 0)
             let theirs = try await Oracle.shared.call(
@@ -247,6 +257,17 @@ struct MergeTests {
             let difference = try largestDifference(logits, storedTensor(folder("logits"), "logits"))
             let size = Double(try logits.absolute().maximum().item(as: Float.self))
             #expect(difference < 1e-4 * max(1, size), "\(difference) of \(size)")
+
+            merger.dtype = .bfloat16
+            let narrow = try merger.write(to: folder("narrow"))
+            #expect(narrow.relativeLoss > 0 && narrow.relativeLoss < 1)
+            let (wide, rounded) = (
+                try SafetensorsCheckpoint(path: folder("merged")), try SafetensorsCheckpoint(path: folder("narrow"))
+            )
+            #expect(wide.tensors.keys.sorted() == rounded.tensors.keys.sorted())
+            for (name, tensor) in rounded.tensors {
+                #expect(try bits(tensor.tensor()) == bits(wide.tensor(name).tensor().to(dtype: .bfloat16)), "\(name)")
+            }
         }
     }
 }
