@@ -147,15 +147,20 @@ private final class LlamaAttention {
         var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm), rotary)
         var values = try heads(value(input, context), nil)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
-        let attended = try attend(queries, keys, values, masks.mask(slidingWindow: slidingWindow))
+        let attended = try attend(queries, keys, values, masks)
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
         return try output(attended.transposed(1, 2).reshaped([input.size(0), input.size(1), -1]), context)
     }
 
-    /// Attention of `[batch, heads, time, dim]` to `[batch, heads or fewer, keys, dim]`.
+    /// Attention of `[batch, heads, time, dim]` to `[batch, heads or fewer, keys, dim]`, in the fastest form.
     private func attend(
-        _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ mask: (tensor: Tensor?, isCausal: Bool)
+        _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ masks: AttentionMasks
     ) throws -> Tensor {
+        if PlainAttention.pays(queries, keys) {
+            let bias = try masks.bias(slidingWindow: slidingWindow, dtype: queries.dtype)
+            return try PlainAttention.attend(queries, keys, values, bias: bias)
+        }
+        let mask = try masks.mask(slidingWindow: slidingWindow)
         let shape = queries.shape
         guard shape[2] == 1, shape[1] != keys.size(1) else {
             return try scaledDotProductAttention(
