@@ -22,7 +22,8 @@ public struct Checkpoint {
     public let location: Location
     /// What the model is.
     public let configuration: LlamaConfiguration
-    private let source: any WeightSource
+    /// The tensors.
+    package let source: any WeightSource
     /// The GGUF file, for what else it holds.
     package let gguf: GGUFFile?
 
@@ -63,5 +64,12 @@ public struct Checkpoint {
     /// - Throws: `ModelError` when a tensor is missing, superfluous or of another shape than the configuration says.
     public func backbone(dtype: DType, device: Device = .cpu) throws -> any Backbone {
         try Llama(configuration, weights: LlamaWeights(source, dtype: dtype, device: device))
+    }
+
+    /// The model's layers without its values, in next to no memory: what an adapter needs to be loaded for merging.
+    ///
+    /// - Throws: `ModelError` when a tensor is missing, superfluous or of another shape than the configuration says.
+    package func outline() throws -> any Backbone {
+        try Llama(configuration, weights: LlamaWeights(OutlineSource(whole: source), dtype: .float32))
     }
 }

@@ -9,10 +9,17 @@ public protocol WeightSource {
     var names: [String] { get }
     /// The shape of a tensor, or nil where there is none of that name.
     func shape(of name: String) -> [Int]?
+    /// The dtype that a tensor is stored in, or nil where it is quantised or there is none of that name.
+    func storedDType(of name: String) -> DType?
     /// The tensor in main memory, in `dtype`; mapped where the file already has that dtype.
     ///
     /// - Throws: `FormatError`, `ModelError` or `TorchError` when the tensor cannot be read.
     func tensor(_ name: String, dtype: DType) throws -> Tensor
+}
+
+extension WeightSource {
+    /// Nil.
+    public func storedDType(of name: String) -> DType? { nil }
 }
 
 /// The tensors of a safetensors checkpoint.
@@ -22,6 +29,7 @@ struct SafetensorsSource: WeightSource {
     var path: String { checkpoint.path }
     var names: [String] { checkpoint.tensors.keys }
     func shape(of name: String) -> [Int]? { checkpoint.tensors[name]?.shape }
+    func storedDType(of name: String) -> DType? { checkpoint.tensors[name]?.type.dtype }
 
     func tensor(_ name: String, dtype: DType) throws -> Tensor {
         try checkpoint.tensor(name).tensor().to(dtype: dtype)
@@ -87,6 +95,21 @@ struct GGUFSource: WeightSource {
     }
 }
 
+/// The names and shapes of a checkpoint with one zero behind every tensor.
+struct OutlineSource: WeightSource {
+    let whole: any WeightSource
+
+    var path: String { whole.path }
+    var names: [String] { whole.names }
+    func shape(of name: String) -> [Int]? { whole.shape(of: name) }
+    func storedDType(of name: String) -> DType? { whole.storedDType(of: name) }
+
+    func tensor(_ name: String, dtype: DType) throws -> Tensor {
+        let shape = whole.shape(of: name) ?? []
+        return try Tensor.zeros(shape.map { _ in 1 }, dtype: dtype).expanded(shape)
+    }
+}
+
 /// Makes a backbone's layers from a checkpoint, checking every shape, and remembers what was read.
 public final class LlamaWeights {
     /// The dtype of the weights in memory.
@@ -105,10 +128,12 @@ public final class LlamaWeights {
 
     func tensor(_ name: String, _ shape: [Int]) throws -> Tensor {
         guard let found = source.shape(of: name) else {
-            throw ModelError("\(source.path): the tensor \"\(name)\" is missing.\(suggestion(for: name, in: source.names))")
+            throw ModelError(
+                "\(source.path): the tensor \"\(name)\" is missing.\(suggestion(for: name, in: source.names))")
         }
         guard found == shape else {
-            throw ModelError("\(source.path): the tensor \"\(name)\" has shape \(found), the configuration says \(shape)")
+            throw ModelError(
+                "\(source.path): the tensor \"\(name)\" has shape \(found), the configuration says \(shape)")
         }
         used.insert(name)
         return try source.tensor(name, dtype: dtype).to(device: device)

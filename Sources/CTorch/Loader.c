@@ -52,7 +52,19 @@ static bool try_path(const char *path) {
     return true;
 }
 
+// LibTorch's threads wait for each other in busy loops: the fastest on cores that are free, but where other programs
+// want the cores, the waiting takes them from the threads that are waited for, and everything is several times slower.
+// The choice is the user's where they have made it; it must be made before OpenMP's library is loaded.
+static void wait_politely_when_busy(void) {
+    double waiting = 0;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (getloadavg(&waiting, 1) != 1 || cores < 1 || waiting <= (double)cores) return;
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
+}
+
 static void load(void) {
+    wait_politely_when_busy();
     const char *chosen = getenv("GRAFT_ENGINE");
     if (chosen && *chosen) {
         if (!try_path(chosen))

@@ -29,19 +29,19 @@ struct DoctorCommand: ParsableCommand {
 
     /// `key  value` lines, the groups' keys below their names.
     private static func text(_ report: KeyedList<JSON>) -> String {
-        var lines: [(String, String)] = []
+        var lines: [(name: String, value: String)] = []
         for (key, value) in report {
             guard let group = value.object else {
                 lines.append((key, plain(value, key)))
                 continue
             }
             lines.append((key, ""))
-            for (key, value) in group { lines.append(("  " + key.replacing("_", with: " "), plain(value, key))) }
+            for (key, value) in group {
+                let name = key.hasSuffix("_bytes") ? String(key.dropLast(6)) : key
+                lines.append(("  " + name.replacing("_", with: " "), plain(value, key)))
+            }
         }
-        let width = lines.filter { !$0.1.isEmpty }.map(\.0.count).max() ?? 0
-        return lines.map { key, value in
-            value.isEmpty ? key + "\n" : key.padding(toLength: width, withPad: " ", startingAt: 0) + "  " + value + "\n"
-        }.joined()
+        return aligned(lines)
     }
 
     private static func plain(_ value: JSON, _ key: String) -> String {

@@ -29,8 +29,9 @@ struct GraftCommand: ParsableCommand {
             """,
         version: graftVersion,
         groupedSubcommands: [
-            CommandGroup(name: "Use:", subcommands: [TokenizeCommand.self]),
-            CommandGroup(name: "Look:", subcommands: [InspectCommand.self, MethodsCommand.self, DoctorCommand.self]),
+            CommandGroup(name: "Adapt", subcommands: [TrainCommand.self, EvalCommand.self, MergeCommand.self]),
+            CommandGroup(name: "Use", subcommands: [GenerateCommand.self, ChatCommand.self, TokenizeCommand.self]),
+            CommandGroup(name: "Look", subcommands: [InspectCommand.self, MethodsCommand.self, DoctorCommand.self]),
         ])
 
     /// Parses and runs, and turns every error into a sentence and an exit code.

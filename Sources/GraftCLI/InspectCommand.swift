@@ -71,11 +71,7 @@ struct Inspection {
     /// The same to read.
     func text(listsTensors: Bool) -> String {
         let shown = facts.filter { !$0.value.isNull }
-        let width = shown.map(\.key.count).max() ?? 0
-        var text = shown.map { key, value in
-            let name = key.replacing("_", with: " ")
-            return name + String(repeating: " ", count: width - name.count) + "  " + Self.plain(key, value) + "\n"
-        }.joined()
+        var text = aligned(shown.map { ($0.key.replacing("_", with: " "), Self.plain($0.key, $0.value)) })
         guard !tensors.isEmpty else { return text }
         var table = TextTable(.left("type"), .right("tensors"), .right("elements"), .right("bytes"))
         for type in types {

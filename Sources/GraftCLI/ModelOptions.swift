@@ -6,7 +6,51 @@ struct ModelOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The model: a Hugging Face folder, a GGUF file or an alias.", valueName: "path"))
     var model: String
 
-    @OptionGroup var machine: MachineOptions
+    @OptionGroup(title: "Machine") var machine: MachineOptions
+
+    /// Loads the model.
+    ///
+    /// - Throws: What is wrong with the model, or what the machine lacks.
+    func load() throws -> LanguageModel {
+        if let threads = machine.threads { try Machine.setThreads(threads) }
+        return try LanguageModel.load(model, dtype: machine.dtype, device: machine.device)
+    }
+}
+
+/// A model with an adapter or without: the options of the verbs that use what was trained.
+struct AdaptedModelOptions: ParsableArguments {
+    @OptionGroup var base: ModelOptions
+
+    @Option(help: ArgumentHelp("A trained adapter: its folder, or the folder of its run.", valueName: "folder"))
+    var adapter: String?
+
+    /// Loads the model and puts the adapter to work in it.
+    ///
+    /// - Throws: What is wrong with the model or the adapter.
+    func load() throws -> LanguageModel {
+        let model = try base.load()
+        if let adapter { _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone) }
+        return model
+    }
+}
+
+/// The adapter's folder where a run's is named, else the folder itself.
+func adapterFolder(_ path: String) -> String {
+    let inRun = RunLayout(path).adapter
+    let isAdapter = PathKind(joined(path, "adapter_config.json")) == .file
+    return !isAdapter && PathKind(inRun) == .folder ? inRun : path
+}
+
+extension Tokenizer {
+    /// Loads the tokenizer of a model by its path or alias, without the model.
+    ///
+    /// - Throws: `ModelError`, `FormatError` or `TokenizerError` saying what is missing or wrong.
+    init(ofModel name: String) throws {
+        switch try ModelCatalog.locate(name) {
+        case .folder(let path): try self.init(folder: path)
+        case .gguf(let path): try self.init(gguf: GGUFFile(path: path))
+        }
+    }
 }
 
 /// The machine's part: the same for every verb that computes.
@@ -28,38 +72,3 @@ struct MachineOptions: ParsableArguments {
 
 extension Precision: ExpressibleByArgument {}
 extension DeviceChoice: ExpressibleByArgument {}
-
-/// Which words come next: the same for `generate` and `chat`.
-struct SamplingOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("The most tokens to write.", valueName: "count"))
-    var maxTokens = 256
-
-    @Option(help: ArgumentHelp("Above 0 draws tokens, the more freely the higher; 0 takes the likeliest.", valueName: "x"))
-    var temperature = 0.0
-
-    @Option(name: .customLong("top-k"), help: ArgumentHelp("Draw among the k likeliest tokens only.", valueName: "k"))
-    var topK: Int?
-
-    @Option(
-        name: .customLong("top-p"),
-        help: ArgumentHelp("Draw among the likeliest tokens that together have this probability.", valueName: "p"))
-    var topP: Double?
-
-    @Option(help: ArgumentHelp("Above 1 makes tokens that are already there less likely.", valueName: "x"))
-    var repetitionPenalty = 1.0
-
-    @Option(help: ArgumentHelp("The seed of the draws.", valueName: "number"))
-    var seed: UInt64 = 0
-
-    func validate() throws {
-        guard maxTokens > 0 else { throw ValidationError("--max-tokens must be at least 1.") }
-        guard temperature >= 0, temperature.isFinite else {
-            throw ValidationError("--temperature must be 0 or a positive number.")
-        }
-        if let topK, topK < 1 { throw ValidationError("--top-k must be at least 1.") }
-        if let topP, !(topP > 0 && topP <= 1) { throw ValidationError("--top-p must be above 0 and at most 1.") }
-        guard repetitionPenalty > 0, repetitionPenalty.isFinite else {
-            throw ValidationError("--repetition-penalty must be a positive number.")
-        }
-    }
-}

@@ -36,6 +36,9 @@ enum Output {
         return isatty(STDOUT_FILENO) == 1 && isWanted && !isDumb
     }
 
+    /// Whether somebody watches standard error.
+    static var isInteractive: Bool { isatty(STDERR_FILENO) == 1 }
+
     private static func write(_ bytes: [UInt8], to descriptor: Int32) throws {
         var written = 0
         while written < bytes.count {
@@ -80,4 +83,12 @@ enum OutputError: Error, CustomStringConvertible {
 /// The system's call, whose name `Output` uses itself.
 private func systemWrite(_ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int) -> Int {
     write(descriptor, bytes, count)
+}
+
+/// Names and values, a pair a line, the values in one column.
+func aligned(_ facts: [(name: String, value: String)]) -> String {
+    let width = facts.map(\.name.count).max() ?? 0
+    return facts.map { name, value in
+        value.isEmpty ? name + "\n" : name + String(repeating: " ", count: width - name.count) + "  " + value + "\n"
+    }.joined()
 }

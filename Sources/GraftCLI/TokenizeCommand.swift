@@ -18,7 +18,7 @@ struct TokenizeCommand: ParsableCommand {
     var decode = false
 
     func run() throws {
-        let tokenizer = try Checkpoint(model).tokenizer()
+        let tokenizer = try Tokenizer(ofModel: model)
         var buffer = ""
         var number = 0
         while let line = try InputLines.next() {

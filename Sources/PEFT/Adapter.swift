@@ -132,7 +132,7 @@ public final class Adapter {
     public func mergeIntoBackbone() throws {
         guard !isMerged else { return }
         let weights = try updates.map { linear, _ in
-            try merged(linear.weight, pretrained: linear.weight.frozen)?.to(dtype: linear.weight.frozen.dtype)
+            try merged(linear.weight)?.to(dtype: linear.weight.frozen.dtype)
         }
         for ((linear, _), weight) in zip(updates, weights) {
             linear.adapter = nil
@@ -173,13 +173,13 @@ public final class Adapter {
     ///
     /// - Parameters:
     ///   - parameter: One of the model's.
-    ///   - pretrained: Its pretrained values.
+    ///   - pretrained: Its pretrained values where the model in memory does not have them; nil takes the model's.
     /// - Returns: The merged values in fp32, or nil where the adapter leaves the parameter as it is.
     /// - Throws: `TorchError` when memory is short.
-    public func merged(_ parameter: Parameter, pretrained: Tensor) throws -> Tensor? {
+    public func merged(_ parameter: Parameter, pretrained: Tensor? = nil) throws -> Tensor? {
         try withoutGrad {
             if let update = updates.first(where: { $0.linear.weight === parameter })?.update {
-                return try update.merged(into: pretrained.to(dtype: .float32)).detached()
+                return try update.merged(into: (pretrained ?? parameter.frozen).to(dtype: .float32)).detached()
             }
             return try copies.first { $0.parameter === parameter }?.tensor.detached()
         }

@@ -20,7 +20,9 @@ enum AdapterConfigurationFile {
         json["peft_version"] = "0.21.2"
         let defaults = type(of: configuration.method).init().settings
         for (key, value) in configuration.method.settings
-        where !fields.own.contains(key) || value != defaults[key] { json[key] = value }
+        where !fields.own.contains(key) || value != defaults[key] {
+            json[key] = fields.decimals.contains(key) ? value.double.map(JSON.number) ?? value : value
+        }
         for field in Selection.fields { json[field.name] = field.read(configuration.selection) }
         if configuration.selection.bias == .adapted { json["bias"] = .string(fields.adaptedBiases) }
         return JSON.object(json).pythonText(indent: 2, sortKeys: true)

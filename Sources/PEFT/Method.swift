@@ -132,7 +132,7 @@ public struct Trainable {
     /// - Throws: `TorchError` when the values cannot carry a gradient.
     public init(_ name: String, _ values: Tensor, device: Device = .cpu) throws {
         self.name = name
-        let own = try values.detached().to(dtype: .float32, device: device)
+        let own = try values.detached().to(dtype: .float32, device: device).contiguous()
         tensor = try (own === values || own.sharesStorage(with: values) ? own.cloned() : own).requiringGrad()
     }
 }

@@ -108,7 +108,8 @@ struct AddedTokenMatcher: Sendable {
         _ text: UnsafeBufferPointer<UInt8>, _ match: Range<Int>, in range: Range<Int>
     ) -> Bool {
         let before = scalar(text, before: match.lowerBound, begin: range.lowerBound)
-        let after = match.upperBound < range.upperBound
+        let after =
+            match.upperBound < range.upperBound
             ? DecodedScalar(text, at: match.upperBound, end: range.upperBound).value : nil
         return ![before, after].compactMap(\.self).contains(where: isWordCharacter)
     }

@@ -3,7 +3,7 @@ struct ByteStringTable: Sendable {
     private var bytes: [UInt8] = []
     /// Where each string begins in `bytes`, and at the end where the last one ends.
     private var starts: [Int] = [0]
-    /// Open-addressing table of `hash << 32 | number + 1`; 0 is a free slot. Empty until `index()` was called.
+    /// Open-addressing table of `hash << 32 | number + 1`, where 0 is a free slot; empty until `index()` was called.
     private var slots: [UInt64] = []
 
     /// Makes an empty table with room for `count` strings.

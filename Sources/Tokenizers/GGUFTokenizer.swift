@@ -51,7 +51,8 @@ private struct GGUFTokenizerReader {
         let model = try string("tokenizer.ggml.model")
         guard model == "gpt2" else {
             throw error(
-                "tokenizer.ggml.model", "the tokenizer model \(pythonRepr(model)) is not supported; supported is "
+                "tokenizer.ggml.model",
+                "the tokenizer model \(pythonRepr(model)) is not supported; supported is "
                     + "\"gpt2\" (byte-level BPE)")
         }
         let name = try string("tokenizer.ggml.pre")

@@ -22,7 +22,7 @@ struct PairMerger: Sendable {
     /// Up to this many symbols a scan for the best pair is faster than a heap.
     private static let scanLimit = 48
 
-    /// Merges until no pair is in the table. Time n log n in the number of symbols.
+    /// Merges until no pair is in the table, in n log n time for n symbols.
     mutating func merge(_ table: MergeTable) {
         guard symbols.count > 1 else { return }
         merges.removeAll(keepingCapacity: true)

@@ -13,7 +13,7 @@ struct PieceCache: Sendable {
         let high: UInt64
         let length: UInt8
 
-        /// Packs a piece of 1 ... 16 bytes.
+        /// Packs a piece of 1 to 16 bytes.
         @inline(__always)
         init(_ piece: UnsafeBufferPointer<UInt8>) {
             let bytes = UnsafeRawBufferPointer(piece)

@@ -28,7 +28,7 @@ struct ScalarClass: OptionSet, Sendable {
         return byte == 0x20 || byte &- 0x09 < 5 ? .whitespace : []
     }
 
-    /// The raw classes of U+0000 ... U+FFFF, computed once on the first scalar that is not ASCII.
+    /// The raw classes of the basic plane, computed once on the first scalar that is not ASCII.
     private static let basicPlane: [UInt8] = (0..<0x1_0000).map { computed($0).rawValue }
 
     private static func computed(_ value: UInt32) -> ScalarClass {
@@ -54,7 +54,7 @@ struct ScalarClass: OptionSet, Sendable {
 /// One scalar read from UTF-8 text.
 struct DecodedScalar {
     let value: UInt32
-    /// Bytes the scalar takes, 1 ... 4.
+    /// Bytes the scalar takes, 1 to 4.
     let length: Int
 
     /// Reads the scalar that begins at `index`; a byte that begins no scalar counts as a scalar of its own.

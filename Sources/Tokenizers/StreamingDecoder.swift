@@ -36,7 +36,8 @@ private func incompleteSuffix(_ bytes: [UInt8]) -> Int {
     for length in 1...3 where length <= bytes.count {
         let byte = bytes[bytes.count - length]
         if byte & 0xC0 == 0x80 { continue }
-        let needed = byte >= 0xF0 && byte <= 0xF4 ? 4 : byte >= 0xE0 && byte < 0xF0 ? 3 : byte >= 0xC2 && byte < 0xE0 ? 2 : 1
+        let needed =
+            byte >= 0xF0 && byte <= 0xF4 ? 4 : byte >= 0xE0 && byte < 0xF0 ? 3 : byte >= 0xC2 && byte < 0xE0 ? 2 : 1
         guard length < needed else { return 0 }
         return length == 1 || secondByteRange(after: byte).contains(bytes[bytes.count - length + 1]) ? length : 0
     }

@@ -103,6 +103,9 @@ public struct Tokenizer: Sendable {
 
     /// Splits a text into tokens.
     ///
+    /// As in the reference, a byte that the vocabulary cannot write gives the model's unknown token or, where the model has
+    /// none, is left out: SmolLM2's vocabulary lacks six control characters and the planes from U+40000 to U+BFFFF.
+    ///
     /// - Parameters:
     ///   - text: The text. Special tokens written in it are recognised.
     ///   - addSpecialTokens: Whether to add the `bos` and `eos` tokens where ``addsBOS`` and ``addsEOS`` say so. A
@@ -121,7 +124,9 @@ public struct Tokenizer: Sendable {
         return Encoding(ids: tokens.ids, ranges: tokens.ranges)
     }
 
-    /// Joins tokens to text. Bytes that are no UTF-8 become U+FFFD.
+    /// Joins tokens to text.
+    ///
+    /// Bytes that are no UTF-8 become U+FFFD.
     ///
     /// - Parameters:
     ///   - ids: The token numbers.

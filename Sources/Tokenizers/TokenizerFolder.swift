@@ -81,9 +81,9 @@ private struct TokenizerFolderReader {
     private func chatTemplate(_ configuration: JSON?) throws -> String? {
         let path = folder + "/chat_template.jinja"
         if FileManager.default.fileExists(atPath: path) {
-            guard let source = String(validating: try Data(contentsOf: URL(fileURLWithPath: path)), as: UTF8.self) else {
-                throw TokenizerError("\(path): expected a text in UTF-8")
-            }
+            let file = try MappedFile(path: path)
+            let source = withExtendedLifetime(file) { String(validating: file.bytes, as: UTF8.self) }
+            guard let source else { throw TokenizerError("\(path): expected a text in UTF-8") }
             return source
         }
         guard let value = configuration?["chat_template"], !value.isNull else { return nil }

@@ -74,12 +74,14 @@ struct TokenizerJSONReader {
         guard let list = json["added_tokens"], !list.isNull else { return [] }
         guard let list = list.array else { throw error("added_tokens", "expected a list, found \(list.kind)") }
         return try list.map { token in
-            guard let id = token["id"]?.int, id >= 0, let content = token["content"]?.string, !content.utf8.isEmpty else {
+            guard let id = token["id"]?.int, id >= 0, let content = token["content"]?.string, !content.utf8.isEmpty
+            else {
                 throw error("added_tokens", "each token needs an \"id\" from 0 on and a \"content\"")
             }
             let isSpecial = try flag(token, "special", default: false)
             return AddedToken(
-                id: id, content: content, isSpecial: isSpecial, singleWord: try flag(token, "single_word", default: false),
+                id: id, content: content, isSpecial: isSpecial,
+                singleWord: try flag(token, "single_word", default: false),
                 lstrip: try flag(token, "lstrip", default: false), rstrip: try flag(token, "rstrip", default: false),
                 normalized: try flag(token, "normalized", default: !isSpecial))
         }
@@ -154,7 +156,8 @@ struct TokenizerJSONReader {
         guard let merges = model["merges"]?.array else { throw error("model.merges", "expected a list") }
         return try merges.enumerated().map { rank, merge in
             if let text = merge.string { return text }
-            guard let parts = merge.array, parts.count == 2, let left = parts[0].string, let right = parts[1].string else {
+            guard let parts = merge.array, parts.count == 2, let left = parts[0].string, let right = parts[1].string
+            else {
                 throw error("model.merges", "merge \(rank) must be \"a b\" or [\"a\", \"b\"]")
             }
             guard !left.utf8.contains(UInt8(ascii: " ")) else {

@@ -168,3 +168,20 @@ def train(model_folder, config, seed, ids, labels, steps, lr, folder, weight_dec
             losses.append(loss.item())
     model.save_pretrained(folder)
     return losses
+
+
+def merged_text(folder, text, output):
+    """Writes "logits" of a merged folder for a text that the folder's own tokenizer reads; returns the tokens."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    store(output, {"logits": model.eval()(as_ids(ids), use_cache=False).logits})
+    return {
+        "ids": ids,
+        "missing": sorted(map(str, report["missing_keys"])),
+        "unexpected": sorted(map(str, report["unexpected_keys"])),
+        "generation": model.generation_config.to_diff_dict(),
+    }

@@ -32,8 +32,12 @@ import Torch
         let adapter = try adapter(name, on: backbone)
         try adapter.randomise(seed: 3)
         let adapted = try backbone.logits(ids)
-        let merged = try adapter.withMergedWeights(of: backbone) { try backbone.logits(ids) }
+        let merged = try adapter.whileMerged {
+            #expect(backbone.linears.allSatisfy { $0.adapter == nil })
+            return try backbone.logits(ids)
+        }
         #expect(try relativeGap(merged, adapted) < 1e-5)
+        #expect(try backbone.logits(ids).isIdentical(to: adapted))
         let plain = try backbone.logits(ids, Context(usesAdapters: false))
         #expect(try relativeGap(adapted, plain) > 1e-2)
     }
@@ -123,7 +127,7 @@ import Torch
         #expect(try relativeGap(start, before) <= tolerance)
         try adapter.randomise(seed: 3, by: 0.1)
         let adapted = try backbone.logits(ids)
-        let merged = try adapter.withMergedWeights(of: backbone) { try backbone.logits(ids) }
+        let merged = try adapter.whileMerged { try backbone.logits(ids) }
         #expect(try relativeGap(merged, adapted) < 0.1)
         try nextTokenLoss(backbone, ids).backward()
         for trainable in adapter.trainables {

@@ -56,13 +56,13 @@ import Torch
         let adapter = try adapter(name, ["r": 3, "lora_alpha": 5, "target_modules": "all-linear"], on: backbone)
         try adapter.randomise(seed: 11)
         let adapted = try backbone.logits(ids)
-        let merged = try adapter.withMergedWeights(of: backbone) { try backbone.logits(ids) }
+        let merged = try adapter.whileMerged { try backbone.logits(ids) }
         #expect(try relativeGap(merged, adapted) < 1e-5)
         for (layer, _) in adapter.updates {
             let (down, up) = try exportedFactors(adapter, layer)
             let scale = name == "rslora" ? 5 / 3.0.squareRoot() : 5.0 / 3
             let update = try up.matmul(down) * scale
-            var restored = try #require(try adapter.merged(layer.weight))
+            var restored = try #require(try adapter.merged(layer.weight, pretrained: layer.weight.frozen))
             if name == "dora" {
                 // W' = diag(m / n) (W + dW) with the norms from before the merge.
                 let norms = try (layer.weight.frozen + update).norm([1])
@@ -79,7 +79,7 @@ import Torch
         let adapter = try adapter(name, ["r": JSON(rank), "target_modules": "all-linear"], on: backbone)
         try adapter.randomise(seed: 12)
         for (layer, _) in adapter.updates {
-            let merged = try #require(try adapter.merged(layer.weight))
+            let merged = try #require(try adapter.merged(layer.weight, pretrained: layer.weight.frozen))
             #expect(try numericalRank(merged - layer.weight.frozen) == rank, "\(layer.path)")
         }
         let sizes = adapter.updates.map { $0.linear.inFeatures + $0.linear.outFeatures }
@@ -141,7 +141,7 @@ import Torch
         }
         try adapter.randomise(seed: 14)
         for (layer, _) in adapter.updates {
-            let merged = try #require(try adapter.merged(layer.weight))
+            let merged = try #require(try adapter.merged(layer.weight, pretrained: layer.weight.frozen))
             // A magnitude that the noise made negative turns its row round.
             #expect(try relativeGap(merged.norm([1]), magnitude(adapter, layer).absolute()) < 1e-5)
         }

@@ -60,7 +60,7 @@ import Torch
             "lorta", ["orientation": JSON(orientation), "use_rslora": true, "lorta_alpha": 20], on: backbone)
         try adapter.randomise(seed: 32)
         let adapted = try backbone.logits(ids)
-        let merged = try adapter.withMergedWeights(of: backbone) { try backbone.logits(ids) }
+        let merged = try adapter.whileMerged { try backbone.logits(ids) }
         #expect(try relativeGap(merged, adapted) < 1e-5)
         let scales = try Set(adapter.lowRankUpdates().map(\.update.scale))
         #expect(scales == [20 / 8.0.squareRoot()])

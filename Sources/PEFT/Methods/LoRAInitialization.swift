@@ -2,7 +2,9 @@ import Backbones
 import Formats
 import Torch
 
-/// How LoRA's factors start. All but `random` leave the model's output as it is.
+/// How LoRA's factors start.
+///
+/// All but `random` leave the model's output as it is.
 public enum LoRAInitialization: String, FieldValue, CaseIterable {
     /// A uniform within `1 / sqrt(in)`, B zero.
     case standard = "true"
@@ -17,6 +19,7 @@ public enum LoRAInitialization: String, FieldValue, CaseIterable {
     /// A as in `standard`, B likewise: the output changes at once. For tests.
     case random = "false"
 
+    /// `true`, `false` or a name.
     public init?(json: JSON) {
         if let flag = json.bool {
             self = flag ? .standard : .random
@@ -27,6 +30,7 @@ public enum LoRAInitialization: String, FieldValue, CaseIterable {
         }
     }
 
+    /// As peft has it: `true`, `false` or a name.
     public var json: JSON {
         switch self {
         case .standard: true

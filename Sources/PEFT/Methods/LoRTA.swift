@@ -23,7 +23,9 @@ import Torch
 /// At the start `A` is uniform within `1 / sqrt(r)`, `B` zero, and the three `C` uniform within
 /// `sqrt(6 / ((1 + 5 init_scale^2) r))`: a larger `init_scale` makes them smaller.
 public struct LoRTA: Method {
+    /// The value of `peft_type`.
     public static let peftType = "LORTA"
+    /// The hyper-parameters.
     public static let fields: [Field<LoRTA>] = [
         Field("r", \.r, "components of the tensor"),
         Field("lorta_alpha", \.alpha, "the update is scaled by lorta_alpha / r"),
@@ -35,6 +37,7 @@ public struct LoRTA: Method {
         Field("precondition_eps", \.epsilon, "added to the Gram matrices' diagonal before they are inverted"),
         Field("precondition_relative_eps", \.isEpsilonRelative, "precondition_eps counts in means of that diagonal"),
     ]
+    /// All matrices of attention.
     public static let defaultTargets = Selection.Modules.names(["q_proj", "k_proj", "v_proj", "o_proj"])
 
     /// Which side of the weights is divided into heads.
@@ -47,24 +50,40 @@ public struct LoRTA: Method {
         case peft
     }
 
+    /// The components of the tensor.
     public var r = 8
+    /// The scale times the number of components.
     public var alpha = 8.0
+    /// The probability of zeroing an element of the adapter's input.
     public var dropout = 0.0
+    /// The slope of the start of `C_H`, `C_L` and `C_M`.
     public var initScale = 0.0
+    /// Whether the scale is `lorta_alpha / sqrt(r)`.
     public var useRSLoRA = false
+    /// Which side of the weights is divided into heads.
     public var orientation = Orientation.natural
+    /// Whether gradients are preconditioned.
     public var precondition = false
+    /// What keeps the preconditioners' inverses finite.
     public var epsilon = 1e-6
+    /// Whether `epsilon` counts in means of the diagonal that it is added to.
     public var isEpsilonRelative = false
 
+    /// Makes the method with its defaults.
     public init() {}
 
+    /// Refuses settings that make no sense.
+    ///
+    /// - Throws: `PEFTError` naming the setting.
     public func validate() throws {
         try requirePositive(r, "r")
         try requireProbability(dropout, "lorta_dropout")
         try requirePositive(epsilon, "precondition_eps")
     }
 
+    /// Makes the five factors.
+    ///
+    /// - Throws: `PEFTError` when a layer does not fit; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
         try requireEveryMatrix(points)
         let (model, root) = (points.configuration, Double(r).squareRoot())

@@ -2,15 +2,15 @@ import Torch
 
 /// The five factors of LoRTA's tensor.
 struct LoRTAFactors {
-    /// `[d, r]`
+    /// `[d, r]`.
     let a: Tensor
-    /// `[r, dim]`
+    /// `[r, dim]`.
     let b: Tensor
-    /// `[heads, r]`
+    /// `[heads, r]`.
     let heads: Tensor
-    /// `[blocks, r]`
+    /// `[blocks, r]`.
     let layers: Tensor
-    /// `[4, r]`
+    /// `[4, r]`.
     let matrices: Tensor
 
     /// Takes A, B, C_H, C_L and C_M.

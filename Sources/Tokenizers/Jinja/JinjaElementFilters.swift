@@ -37,19 +37,24 @@ enum JinjaElementFilters {
         }
         let given = try arguments.bound(to: ["attribute", "default"], of: "the filter \"map\"")
         guard let path = given[0] else { throw TemplateError("the filter \"map\" needs an attribute or a filter") }
-        let extract = attribute(path)
-        return try elements.map {
-            let value = try extract($0)
-            return value.isUndefined ? given[1] ?? value : value
-        }
+        return try elements.map(attribute(path, default: given[1]))
     }
 
-    /// Follows a dotted path like `function.name`, or takes an element by its number.
-    static func attribute(_ path: JinjaValue) -> (JinjaValue) throws -> JinjaValue {
-        guard case .string(let text) = path else { return { try $0.item(path) } }
+    /// Follows a dotted path like `function.name`, or takes an element by its number; a default stands for what a step
+    /// does not find.
+    static func attribute(
+        _ path: JinjaValue, default fallback: JinjaValue? = nil
+    ) -> (JinjaValue) throws -> JinjaValue {
+        let steps: [JinjaValue]
+        if case .string(let text) = path {
+            steps = text.split(by: ".").map { part in Int(part).map { .integer($0) } ?? .string(part) }
+        } else {
+            steps = [path]
+        }
         return { value in
-            try text.split(by: ".").reduce(value) { value, part in
-                try value.item(Int(part).map { .integer($0) } ?? .string(part))
+            try steps.reduce(value) { value, step in
+                let next = try value.item(step)
+                return next.isUndefined ? fallback ?? next : next
             }
         }
     }

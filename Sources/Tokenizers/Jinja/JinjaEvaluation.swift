@@ -5,6 +5,29 @@ extension JinjaInterpreter {
         switch node.expression {
         case .literal(let value): return value
         case .name(let name): return lookUp(name)
+        case .list, .tuple, .dictionary, .call:
+            let value = try compute(node)
+            try step(node.line, count: try located(node) { try value.checkedSize() })
+            return value
+        case .binary, .concatenation, .filter, .slice: return try charged(try compute(node), line: node.line)
+        default: return try compute(node)
+        }
+    }
+
+    /// Counts the size of a new value as work, so that a template cannot fill the memory.
+    mutating func charged(_ value: JinjaValue, line: Int) throws -> JinjaValue {
+        switch value {
+        case .string(let text): try step(line, count: text.utf8.count >> 6)
+        case .list(let values), .tuple(let values): try step(line, count: values.count >> 2)
+        default: break
+        }
+        return value
+    }
+
+    private mutating func compute(_ node: JinjaNode) throws -> JinjaValue {
+        switch node.expression {
+        case .literal(let value): return value
+        case .name(let name): return lookUp(name)
         case .list(let nodes): return .list(try evaluate(nodes))
         case .tuple(let nodes): return .tuple(try evaluate(nodes))
         case .dictionary(let pairs): return try evaluateDictionary(pairs)
@@ -70,7 +93,8 @@ extension JinjaInterpreter {
             let key = try evaluate(pair.key)
             guard case .string(let text) = key else {
                 throw TemplateError(
-                    line: pair.key.line, "only strings can be keys of a dictionary here, not \(key.kind)\(pair.key.quoted)")
+                    line: pair.key.line,
+                    "only strings can be keys of a dictionary here, not \(key.kind)\(pair.key.quoted)")
             }
             result[text] = try evaluate(pair.value)
         }
@@ -139,7 +163,8 @@ extension JinjaInterpreter {
             return try located(node) { try makeNamespace(given) }
         case .function(let name):
             return try located(node) { try JinjaFunctions.call(name, given) }
-        case .undefined(let reason): throw TemplateError(line: node.line, "\(reason) and cannot be called\(node.quoted)")
+        case .undefined(let reason):
+            throw TemplateError(line: node.line, "\(reason) and cannot be called\(node.quoted)")
         default: throw TemplateError(line: node.line, "\(function.kind) cannot be called\(node.quoted)")
         }
     }

@@ -116,7 +116,9 @@ enum JinjaFilters {
         case "int":
             let fallback = given[0] ?? .integer(0)
             if let number = value.wholeNumber { return .integer(number) }
-            if case .float(let number) = value { return Int(exactly: number.rounded(.towardZero)).map { .integer($0) } ?? fallback }
+            if case .float(let number) = value {
+                return Int(exactly: number.rounded(.towardZero)).map { .integer($0) } ?? fallback
+            }
             guard case .string(let text) = value else { return fallback }
             let trimmed = text.stripped()
             if let number = Int(trimmed, radix: radix(given[1])) { return .integer(number) }
@@ -143,6 +145,7 @@ enum JinjaFilters {
         for _ in 0..<precision { scale *= 10 }
         switch method {
         case "common":
+            if let whole = value.wholeNumber { return .integer(whole) }
             if precision == 0 { return .float(number.rounded(.toNearestOrEven)) }
             // Python rounds the exact decimal value; so does printing with a fixed number of digits.
             return .float(Double(fixed(number, digits: precision)) ?? number)
@@ -172,7 +175,9 @@ enum JinjaFilters {
         case "reverse": return .list(elements.reversed())
         case "join": return .string(try joined(elements, given))
         case "sort":
-            let keys = try elements.map { try key(of: $0, attribute: given[2], isCaseSensitive: given[1]?.isTrue ?? false) }
+            let keys = try elements.map {
+                try key(of: $0, attribute: given[2], isCaseSensitive: given[1]?.isTrue ?? false)
+            }
             return .list(try sorted(elements, by: keys, isReversed: given[0]?.isTrue ?? false))
         case "unique":
             var seen: [JinjaValue] = []

@@ -25,7 +25,9 @@ enum JinjaFunctions {
 
     private static func range(_ arguments: JinjaCallArguments) throws -> JinjaValue {
         let bounds = try arguments.positional.map { value in
-            guard let number = value.wholeNumber else { throw TemplateError("range() takes integers, not \(value.kind)") }
+            guard let number = value.wholeNumber else {
+                throw TemplateError("range() takes integers, not \(value.kind)")
+            }
             return number
         }
         guard (1...3).contains(bounds.count), arguments.named.isEmpty else {

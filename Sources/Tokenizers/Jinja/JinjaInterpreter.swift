@@ -18,12 +18,11 @@ struct JinjaInterpreter {
     /// The attributes of the namespaces that were made.
     var namespaces: [[String: JinjaValue]] = []
     var macros: [BoundMacro] = []
-    private var loopDepth = 0
     private var macroDepth = 0
     private var steps = 0
 
     /// A template may take this many steps and no more: a chat template is no program that may run for ever.
-    private static let stepLimit = 10_000_000
+    private static let stepLimit = 2_000_000
     private static let macroLimit = 48
 
     init(variables: [String: JinjaValue]) {
@@ -39,9 +38,9 @@ struct JinjaInterpreter {
         return .next
     }
 
-    /// Counts a step of the work.
-    mutating func step(_ line: Int) throws {
-        steps += 1
+    /// Counts steps of the work.
+    mutating func step(_ line: Int, count: Int = 1) throws {
+        steps += count
         if steps > Self.stepLimit {
             throw TemplateError(line: line, "rendering takes more than \(Self.stepLimit) steps")
         }
@@ -99,7 +98,7 @@ struct JinjaInterpreter {
     private mutating func captured(_ body: [JinjaStatement]) throws -> JinjaValue {
         var text = ""
         try inScope([:]) { _ = try $0.run(body, &text) }
-        return .string(text)
+        return try charged(.string(text), line: body.first?.line ?? 1)
     }
 
     private mutating func filtered(
@@ -129,11 +128,9 @@ struct JinjaInterpreter {
             }
         }
         guard !items.isEmpty else { return try inScope([:]) { try $0.run(otherwise, &output) } }
-        loopDepth += 1
-        defer { loopDepth -= 1 }
         for (index, item) in items.enumerated() {
             try step(sequence.line)
-            let loop = JinjaLoop(items: items, index0: index, depth0: loopDepth - 1)
+            let loop = JinjaLoop(items: items, index0: index)
             var variables: [String: JinjaValue] = ["loop": .loop(loop)]
             try bind(item, to: target, line: sequence.line, in: &variables)
             let flow = try inScope(variables) { try $0.run(body, &output) }

@@ -26,7 +26,8 @@ struct JinjaCallArguments {
 /// The methods of strings, lists and dictionaries that templates may call.
 enum JinjaMethods {
     static let string: Set<String> = [
-        "strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "startswith", "endswith", "upper", "lower", "title",
+        "strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "startswith", "endswith", "upper", "lower",
+        "title",
         "capitalize", "replace", "find", "count", "join", "isdigit",
     ]
     static let list: Set<String> = ["index", "count"]

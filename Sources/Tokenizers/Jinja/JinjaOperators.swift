@@ -42,6 +42,25 @@ extension JinjaValue {
         return kind
     }
 
+    /// Values may lie this deep in each other.
+    private static let depthLimit = 256
+
+    /// Number of values in this one, itself included; throws when they lie too deep for recursive functions.
+    func checkedSize(depth: Int = 0) throws -> Int {
+        guard depth <= Self.depthLimit else {
+            throw TemplateError("values lie more than \(Self.depthLimit) levels deep")
+        }
+        switch self {
+        case .list(let values), .tuple(let values):
+            return try values.reduce(1) { try $0 + $1.checkedSize(depth: depth + 1) }
+        case .dictionary(let pairs): return try pairs.reduce(1) { try $0 + $1.value.checkedSize(depth: depth + 1) }
+        case .loop(let loop): return try loop.items.reduce(1) { try $0 + $1.checkedSize(depth: depth + 1) }
+        case .method(let receiver, _): return try 1 + receiver.checkedSize(depth: depth + 1)
+        case .string(let text): return 1 + (text.utf8.count >> 6)
+        default: return 1
+        }
+    }
+
     static func checkSize(_ size: Int, times: Int = 1) throws {
         let (product, overflows) = size.multipliedReportingOverflow(by: times)
         guard !overflows, product <= sizeLimit else {

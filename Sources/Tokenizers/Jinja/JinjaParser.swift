@@ -180,8 +180,14 @@ struct JinjaParser {
         var parameters: [(name: String, defaultValue: JinjaNode?)] = []
         while !isSymbol(")") {
             if !parameters.isEmpty { try expect(.symbol(",")) }
+            let line = token.line
             let name = try expectName()
-            parameters.append((name, skipSymbol("=") ? try parseExpression() : nil))
+            let defaultValue = skipSymbol("=") ? try parseExpression() : nil
+            guard defaultValue != nil || parameters.allSatisfy({ $0.defaultValue == nil }) else {
+                throw TemplateError(
+                    line: line, "the parameter \"\(name)\" needs a default, since one before it has one")
+            }
+            parameters.append((name, defaultValue))
         }
         advance()
         return parameters

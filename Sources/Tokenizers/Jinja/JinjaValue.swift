@@ -160,7 +160,8 @@ extension JinjaValue {
         case .tuple(let values):
             return "(" + (try Self.joined(values)) + (values.count == 1 ? ",)" : ")")
         case .dictionary(let pairs):
-            return "{" + (try pairs.map { "\(pythonRepr($0.key)): \(try $0.value.representation())" })
+            return "{"
+                + (try pairs.map { "\(pythonRepr($0.key)): \(try $0.value.representation())" })
                 .joined(separator: ", ") + "}"
         case .namespace, .loop, .function, .macro, .method:
             throw TemplateError("\(kind) cannot be printed")
@@ -230,8 +231,6 @@ extension JinjaValue {
 struct JinjaLoop: Sendable {
     let items: [JinjaValue]
     let index0: Int
-    /// How many for loops surround it.
-    let depth0: Int
 
     /// An attribute of `loop`, or nil when there is no such one.
     func attribute(_ name: String) -> JinjaValue? {
@@ -243,8 +242,8 @@ struct JinjaLoop: Sendable {
         case "first": .boolean(index0 == 0)
         case "last": .boolean(index0 == items.count - 1)
         case "length": .integer(items.count)
-        case "depth": .integer(depth0 + 1)
-        case "depth0": .integer(depth0)
+        case "depth": .integer(1)  // Only recursive loops count.
+        case "depth0": .integer(0)
         case "previtem": index0 > 0 ? items[index0 - 1] : .undefined("there is no previous item")
         case "nextitem": index0 + 1 < items.count ? items[index0 + 1] : .undefined("there is no next item")
         case "cycle": .method(.loop(self), "cycle")

@@ -111,7 +111,7 @@ extension String {
         while true {
             while let first = rest.first, first.isPythonSpace { rest.removeFirst() }
             guard !rest.isEmpty else { return pieces }
-            guard pieces.count < limit else { return pieces + [String(rest).stripped(left: false)] }
+            guard pieces.count < limit else { return pieces + [String(rest)] }
             let piece = rest.prefix { !$0.isPythonSpace }
             pieces.append(String(piece))
             rest = rest[piece.endIndex...]

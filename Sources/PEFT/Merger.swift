@@ -1,0 +1,241 @@
+import Backbones
+import Formats
+import Tokenizers
+import Torch
+
+#if canImport(FoundationEssentials)
+import FoundationEssentials
+#else
+import Foundation
+#endif
+
+/// Works an adapter into its base model and writes the result as a Hugging Face folder.
+///
+/// Tensors go from the mapped base to the new files one at a time: merged in fp32, rounded once.
+public struct Merger {
+    /// The base model.
+    public let checkpoint: Checkpoint
+    /// The adapter's folder.
+    public let adapterFolder: String
+    /// The dtype of the merged model: `float32`, `bfloat16` or `float16`; nil keeps the dtype of every tensor of a
+    /// folder, and takes `float32` for a GGUF file.
+    public var dtype: DType?
+    /// Bytes of tensors in one file at most.
+    public var maxShardBytes = 5_000_000_000
+
+    private static let metadataFiles = [
+        "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
+        "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
+    ]
+
+    /// Prepares a merge.
+    public init(_ checkpoint: Checkpoint, adapter folder: String) {
+        self.checkpoint = checkpoint
+        adapterFolder = folder
+    }
+
+    /// Writes the merged model; its folder appears whole or not at all.
+    ///
+    /// - Parameters:
+    ///   - folder: Where it will be; its parent must exist.
+    ///   - replaces: Whether an old folder of the name may be replaced.
+    ///   - progress: Called after every tensor with the number of tensors done and of all.
+    /// - Returns: What was written and what rounding cost.
+    /// - Throws: `PEFTError`, `ModelError` and `FormatError` when the adapter does not fit the model or a file cannot be
+    ///   read or written.
+    public func write(
+        to folder: String, replacing replaces: Bool = false, progress: (Int, Int) -> Void = { _, _ in }
+    ) throws -> MergeReport {
+        if let dtype, ![.float32, .bfloat16, .float16].contains(dtype) {
+            throw PEFTError("a model cannot be stored in \(dtype); expected float32, bfloat16 or float16")
+        }
+        try requireApart(folder)
+        let backbone = try checkpoint.outline()
+        let adapter = try Adapter.load(from: adapterFolder, onto: backbone, pretrained: pretrained)
+        let plan = MergePlan(adapter, of: backbone, source: checkpoint.source)
+        var changes: [MergeReport.Change] = []
+        try AtomicFolder.write(to: folder, replacing: replaces) { temporary in
+            try writeConfiguration(to: temporary, isUntied: plan.isUntied)
+            try writeTokenizer(to: temporary)
+            changes = try writeTensors(plan, adapter, to: temporary, progress)
+        }
+        return MergeReport(
+            folder: folder, changes: changes, tensorCount: plan.tensors.count, isUntied: plan.isUntied)
+    }
+
+    /// Compares a merged model with the base model and the adapter.
+    ///
+    /// - Parameters:
+    ///   - folder: The merged model.
+    ///   - prompts: Token ids, each list one sequence.
+    ///   - dtype: The dtype to compute in.
+    ///   - device: Where to compute.
+    /// - Throws: `PEFTError` when there is nothing to compare; what loading and running a model throws.
+    public func verify(
+        _ folder: String, prompts: [[Int]], dtype: DType = .float32, device: Device = .cpu
+    ) throws -> MergeComparison {
+        let prompts = prompts.filter { !$0.isEmpty }
+        guard !prompts.isEmpty else { throw PEFTError("expected at least one prompt to compare the models on") }
+        let ids = try prompts.map { try Tensor($0, shape: [1, $0.count]).to(device: device) }
+        // One model in memory at a time.
+        let expected = try withoutGrad {
+            let backbone = try checkpoint.backbone(dtype: dtype, device: device)
+            _ = try Adapter.load(from: adapterFolder, onto: backbone)
+            return try ids.map { try backbone.logits($0).to(dtype: .float32) }
+        }
+        let merged = try withoutGrad {
+            let backbone = try Checkpoint(.folder(folder)).backbone(dtype: dtype, device: device)
+            return try ids.map { try backbone.logits($0).to(dtype: .float32) }
+        }
+        var (difference, logit, agreeing, positions) = (0.0, 0.0, 0, 0)
+        for (a, b) in zip(expected, merged) {
+            difference = max(difference, try (a - b).absolute().maximum().item(as: Double.self))
+            logit = max(logit, try a.absolute().maximum().item(as: Double.self))
+            let (best, other) = (try a.argmax(-1).values(as: Int.self), try b.argmax(-1).values(as: Int.self))
+            agreeing += zip(best, other).count { $0 == $1 }
+            positions += best.count
+        }
+        return MergeComparison(
+            largestDifference: difference, largestLogit: logit,
+            argmaxAgreement: Double(agreeing) / Double(positions), positions: positions)
+    }
+
+    /// The pretrained values of a parameter of the outline; a tied head is stored as the embedding.
+    private func pretrained(_ parameter: Parameter) throws -> Tensor {
+        let isStored = checkpoint.source.shape(of: parameter.path) != nil && !isTiedHead(parameter.path)
+        return try checkpoint.source.tensor(isStored ? parameter.path : MergePlan.embedding, dtype: .float32)
+    }
+
+    private func isTiedHead(_ name: String) -> Bool {
+        checkpoint.configuration.tieWordEmbeddings && name == MergePlan.head
+    }
+
+    /// A folder that is replaced must not hold what is being read.
+    private func requireApart(_ folder: String) throws {
+        func place(_ path: String) -> String { URL(fileURLWithPath: path).resolvingSymlinksInPath().path + "/" }
+        for path in [checkpoint.location.path, adapterFolder] where place(path).hasPrefix(place(folder)) {
+            throw PEFTError(
+                "\(folder): the merged model cannot replace \(path), which it is made of; name another folder")
+        }
+    }
+
+    private func writeTensors(
+        _ plan: MergePlan, _ adapter: Adapter, to folder: String, _ progress: (Int, Int) -> Void
+    ) throws -> [MergeReport.Change] {
+        var infos = KeyedList<SafetensorsInfo>()
+        for tensor in plan.tensors {
+            guard let type = SafetensorsType(outputDType(of: tensor.stored)) else { continue }
+            infos.appendIfNew(key: tensor.name, value: SafetensorsInfo(type: type, shape: tensor.shape))
+        }
+        let shards = try SafetensorsShards(folder: folder, tensors: infos, maxShardBytes: maxShardBytes)
+        var changes: [MergeReport.Change] = []
+        for (index, tensor) in plan.tensors.enumerated() {
+            let dtype = outputDType(of: tensor.stored)
+            if let parameter = tensor.changed {
+                let base = try checkpoint.source.tensor(tensor.stored, dtype: .float32)
+                let merged = try adapter.merged(parameter, pretrained: base) ?? base
+                let (rounded, change) = try round(merged, from: base, to: dtype, tensor.name)
+                changes.append(change)
+                try shards.write(tensor.name, rounded)
+            } else {
+                try shards.write(tensor.name, checkpoint.source.tensor(tensor.stored, dtype: dtype))
+            }
+            progress(index + 1, plan.tensors.count)
+        }
+        try shards.finish()
+        return changes
+    }
+
+    private func outputDType(of stored: String) -> DType {
+        dtype ?? checkpoint.source.storedDType(of: stored) ?? .float32
+    }
+
+    private func round(
+        _ merged: Tensor, from base: Tensor, to dtype: DType, _ name: String
+    ) throws -> (Tensor, MergeReport.Change) {
+        let rounded = try merged.to(dtype: dtype)
+        guard try rounded.isAllFinite() else {
+            throw PEFTError(
+                "\(name): the merged weight has values that are no finite \(dtype) numbers; the adapter diverged, or the "
+                    + "dtype is too narrow")
+        }
+        func size(_ tensor: Tensor) throws -> Double { try tensor.norm().item(as: Double.self) }
+        let change = MergeReport.Change(
+            name: name, dtype: dtype, update: try size(merged - base),
+            loss: try size(rounded.to(dtype: .float32) - merged))
+        return (rounded, change)
+    }
+
+    private func writeConfiguration(to folder: String, isUntied: Bool) throws {
+        var json = checkpoint.configuration.json
+        if isUntied { json["tie_word_embeddings"] = false }
+        if let dtype = dtype ?? (checkpoint.gguf == nil ? nil : .float32) {
+            json[json["dtype"] == nil && json["torch_dtype"] != nil ? "torch_dtype" : "dtype"] = .string("\(dtype)")
+        }
+        try AtomicFile.write(json.pythonText(indent: 2) + "\n", to: joined(folder, "config.json"))
+        guard checkpoint.gguf != nil else { return }
+        var generation = KeyedList<JSON>()
+        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] { generation[key] = json[key] }
+        try AtomicFile.write(
+            JSON.object(generation).pythonText(indent: 2) + "\n", to: joined(folder, "generation_config.json"))
+    }
+
+    private func writeTokenizer(to folder: String) throws {
+        switch checkpoint.location {
+        case .gguf:
+            if let file = checkpoint.gguf { try Tokenizer(gguf: file).write(toFolder: folder) }
+        case .folder(let base):
+            for name in Self.metadataFiles where PathKind(joined(base, name)) == .file {
+                // Read, not copied as a file: downloaded models are links into a cache.
+                try AtomicFile.write(
+                    Data(contentsOf: URL(fileURLWithPath: joined(base, name))), to: joined(folder, name))
+            }
+        }
+    }
+}
+
+/// The tensors of a merged model: where each comes from and what changes it.
+private struct MergePlan {
+    static let embedding = "model.embed_tokens.weight"
+    static let head = "lm_head.weight"
+
+    struct Entry {
+        let name: String
+        /// The name in the base checkpoint.
+        let stored: String
+        let shape: [Int]
+        /// The parameter that the adapter changes, or nil.
+        let changed: Parameter?
+    }
+
+    let tensors: [Entry]
+    /// Whether embedding and head part, since the adapter changes one of them or both.
+    let isUntied: Bool
+
+    init(_ adapter: Adapter, of backbone: any Backbone, source: any WeightSource) {
+        var changed: [String: Parameter] = [:]
+        for parameter in adapter.updates.map(\.linear.weight) + adapter.copies.map(\.parameter) {
+            changed[parameter.path] = parameter
+        }
+        let isTied = backbone.configuration.tieWordEmbeddings
+        isUntied = isTied && (changed[Self.head] != nil || changed[Self.embedding] != nil)
+        var tensors: [Entry] = []
+        // A tied head that lies in the checkpoint all the same is a copy of the embedding.
+        for name in source.names where !(isTied && name == Self.head) {
+            let shape = source.shape(of: name) ?? []
+            tensors.append(Entry(name: name, stored: name, shape: shape, changed: changed[name]))
+        }
+        if isUntied, let shape = source.shape(of: Self.embedding) {
+            tensors.append(
+                Entry(name: Self.head, stored: Self.embedding, shape: shape, changed: changed[Self.head]))
+        }
+        self.tensors = tensors
+    }
+}
+
+extension SafetensorsShards {
+    /// Writes a whole tensor.
+    fileprivate func write(_ name: String, _ tensor: Tensor) throws {
+        try tensor.detached().contiguous().withUnsafeMutableBytes { try write(name, UnsafeRawBufferPointer($0)) }
+    }
+}
