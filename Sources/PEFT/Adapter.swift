@@ -42,7 +42,8 @@ public struct AdapterConfiguration: Sendable {
         }
         guard let field = Selection.fields.first(where: { $0.name == key }) else {
             throw PEFTError(
-                "the method has no setting \"\(key)\".\(suggestion(for: key, in: keys)) Its settings are \(keys.joined(separator: ", "))"
+                "the method has no setting \"\(key)\".\(suggestion(for: key, in: keys)) Its settings are "
+                    + keys.joined(separator: ", ")
             )
         }
         guard field.write(&selection, value) else {

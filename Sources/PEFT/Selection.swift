@@ -146,7 +146,8 @@ public struct Selection: Sendable {
             let names = Set(backbone.linears.map { String($0.path.split(separator: ".").last ?? "") }).sorted()
             let asked = targets.json.compact
             throw PEFTError(
-                "target_modules \(asked) matches no linear layer of the model; its layers are \(names.joined(separator: ", "))"
+                "target_modules \(asked) matches no linear layer of the model; its layers are "
+                    + names.joined(separator: ", ")
             )
         }
         return selected

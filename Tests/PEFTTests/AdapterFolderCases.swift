@@ -52,7 +52,8 @@ enum OldConfigurations {
             """
             {"alpha_pattern": {}, "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "x"},
              "base_model_name_or_path": "tiny", "bias": "none", "fan_in_fan_out": true, "inference_mode": true,
-             "init_lora_weights": "gaussian", "layer_replication": null, "layers_pattern": "", "layers_to_transform": [],
+             "init_lora_weights": "gaussian", "layer_replication": null, "layers_pattern": "",
+             "layers_to_transform": [],
              "loftq_config": {}, "lora_alpha": 6.0, "lora_dropout": 0, "megatron_config": null,
              "megatron_core": "megatron.core", "modules_to_save": null, "peft_type": "LORA", "r": 4,
              "rank_pattern": null, "revision": null, "target_modules": ["v_proj", "q_proj"], "task_type": null,
