@@ -8,6 +8,8 @@ final class AttentionMasks {
     private let positions: (queries: Tensor, keys: Tensor)?
     private let device: Device
     private var windows: [Int: Tensor] = [:]
+    /// By window, 0 for none.
+    private var biases: [Int: Tensor] = [:]
     private var causal: Tensor?
 
     /// Describes a pass.
@@ -41,6 +43,21 @@ final class AttentionMasks {
         let mask = try callTensor("aten::logical_and", given ?? causalMask(), visible(window))
         windows[window] = mask
         return (mask, false)
+    }
+
+    /// The mask of a layer as what is added to scores: zero where attended, else the lowest finite number, so that a
+    /// token that sees nothing gets no NaN.
+    ///
+    /// - Returns: A tensor that broadcasts to `[batch, heads, time, keys]`.
+    func bias(slidingWindow: Int?, dtype: DType) throws -> Tensor {
+        let window = slidingWindow ?? 0
+        if let known = biases[window] { return known }
+        let visible = try mask(slidingWindow: slidingWindow).tensor ?? causalMask()
+        let lowest = dtype == .bfloat16 ? -0x1.fep127 : -Double(Float.greatestFiniteMagnitude)
+        let bias = try Tensor.zeros(visible.shape, dtype: dtype, device: device)
+        try call("aten::masked_fill_.Scalar", bias, callTensor("aten::logical_not", visible), lowest)
+        biases[window] = bias
+        return bias
     }
 
     /// Which keys are less than `window` positions behind each token.

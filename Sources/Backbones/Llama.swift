@@ -5,9 +5,13 @@ import Torch
 /// One class serves SmolLM2, Llama 2 and 3, Mistral (sliding window), Qwen2 (biases on q, k, v) and Qwen3 (norms on q
 /// and k): they differ by configuration and by which tensors the checkpoint has.
 public final class Llama: Backbone {
+    /// What the model is.
     public let configuration: LlamaConfiguration
+    /// The dtype of weights and activations.
     public let dtype: DType
+    /// Where the model lives.
     public let device: Device
+    /// The projection onto the vocabulary.
     public let head: Linear
     private let embedTokens: Parameter
     private let blocks: [LlamaBlock]
@@ -26,7 +30,12 @@ public final class Llama: Backbone {
         let vocabulary = [configuration.vocabSize, configuration.hiddenSize]
         let embedding = try weights.tensor("model.embed_tokens.weight", vocabulary)
         embedTokens = Parameter(path: "model.embed_tokens.weight", frozen: embedding)
-        blocks = try (0..<configuration.numHiddenLayers).map { try LlamaBlock(configuration, layer: $0, weights) }
+        // No room is taken in advance: the count is only believed layer by layer.
+        var blocks: [LlamaBlock] = []
+        for layer in 0..<configuration.numHiddenLayers {
+            blocks.append(try LlamaBlock(configuration, layer: layer, weights))
+        }
+        self.blocks = blocks
         norm = try weights.norm("model.norm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
         head = Linear(
             path: "lm_head",
@@ -35,12 +44,17 @@ public final class Llama: Backbone {
         try weights.requireEverythingUsed(tied: configuration.tieWordEmbeddings)
     }
 
+    /// Every linear layer: block by block, then the head.
     public var linears: [Linear] { blocks.flatMap(\.linears) + [head] }
 
+    /// Every parameter: the embedding, block by block, the final norm, the head.
     public var parameters: [Parameter] {
         [embedTokens] + blocks.flatMap(\.parameters) + [norm.weight] + head.parameters
     }
 
+    /// The final hidden states of token ids, see ``Backbone/hiddenStates(_:_:)``.
+    ///
+    /// - Throws: `ModelError` when the ids are no batch or the cache is full; `TorchError` when an id is unknown.
     public func hiddenStates(_ ids: Tensor, _ context: Context) throws -> Tensor {
         guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
         let past = context.cache?.length ?? 0
@@ -142,11 +156,29 @@ private final class LlamaAttention {
         var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm), rotary)
         var values = try heads(value(input, context), nil)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
-        let mask = try masks.mask(slidingWindow: slidingWindow)
-        let attended = try scaledDotProductAttention(
-            query: queries, key: keys, value: values, mask: mask.tensor, isCausal: mask.isCausal)
+        let attended = try attend(queries, keys, values, masks)
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
         return try output(attended.transposed(1, 2).reshaped([input.size(0), input.size(1), -1]), context)
+    }
+
+    /// Attention of `[batch, heads, time, dim]` to `[batch, heads or fewer, keys, dim]`, in the fastest form.
+    private func attend(
+        _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ masks: AttentionMasks
+    ) throws -> Tensor {
+        if PlainAttention.pays(queries, keys) {
+            let bias = try masks.bias(slidingWindow: slidingWindow, dtype: queries.dtype)
+            return try PlainAttention.attend(queries, keys, values, bias: bias)
+        }
+        let mask = try masks.mask(slidingWindow: slidingWindow)
+        let shape = queries.shape
+        guard shape[2] == 1, shape[1] != keys.size(1) else {
+            return try scaledDotProductAttention(
+                query: queries, key: keys, value: values, mask: mask.tensor, isCausal: mask.isCausal)
+        }
+        // One new token: the queries that share a key's head stand as so many tokens, which kernels are faster with.
+        let grouped = try queries.reshaped([shape[0], keys.size(1), -1, shape[3]])
+        return try scaledDotProductAttention(query: grouped, key: keys, value: values, mask: mask.tensor).reshaped(
+            shape)
     }
 
     /// `[batch, time, heads * dim]` to `[batch, heads, time, dim]`, normalised where the model does so.

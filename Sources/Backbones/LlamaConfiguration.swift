@@ -4,14 +4,23 @@ import Formats
 public struct LlamaConfiguration: Sendable {
     /// `llama`, `mistral`, `qwen2` or `qwen3`.
     public let modelType: String
+    /// The tokens that the model knows.
     public let vocabSize: Int
+    /// The width of the stream between blocks.
     public let hiddenSize: Int
+    /// The width inside an MLP.
     public let intermediateSize: Int
+    /// The blocks.
     public let numHiddenLayers: Int
+    /// The heads of queries.
     public let numAttentionHeads: Int
+    /// The heads of keys and values, a divisor of the heads of queries.
     public let numKeyValueHeads: Int
+    /// The features of one head.
     public let headDim: Int
+    /// What norms add to the mean square.
     public let rmsNormEps: Double
+    /// The positions that the model is made for.
     public let maxPositionEmbeddings: Int
     /// Whether the output head is the embedding.
     public let tieWordEmbeddings: Bool
@@ -19,12 +28,13 @@ public struct LlamaConfiguration: Sendable {
     public let attentionBias: Bool
     /// Whether the output projection of attention has one.
     public let attentionOutputBias: Bool
+    /// Whether the layers of the MLPs have biases.
     public let mlpBias: Bool
     /// The positions.
     public let rotary: RotaryEmbedding
     /// The whole `config.json`, for writing it again.
     public let json: JSON
-    private let windows: [Int?]
+    private let windows: SlidingWindows
 
     /// The architectures that can be loaded, by `model_type`.
     public static let modelTypes = ["llama", "mistral", "qwen2", "qwen3"]
@@ -33,7 +43,7 @@ public struct LlamaConfiguration: Sendable {
     public var hasQueryKeyNorm: Bool { modelType == "qwen3" }
 
     /// How many tokens, itself included, a token of a layer sees; nil: all.
-    public func slidingWindow(layer: Int) -> Int? { windows.indices.contains(layer) ? windows[layer] : nil }
+    public func slidingWindow(layer: Int) -> Int? { windows[layer] }
 
     /// Reads a `config.json`.
     ///
@@ -55,6 +65,9 @@ public struct LlamaConfiguration: Sendable {
         headDim = try reader.positive(
             "head_dim", default: modelType == "qwen3" ? 128 : hiddenSize / numAttentionHeads)
         rmsNormEps = try reader.number("rms_norm_eps", default: 1e-6)
+        guard rmsNormEps >= 0, rmsNormEps < 1 else {
+            throw reader.error("rms_norm_eps", "expected a small positive number, found \(rmsNormEps)")
+        }
         maxPositionEmbeddings = try reader.positive("max_position_embeddings", default: 2048)
         tieWordEmbeddings = try reader.bool("tie_word_embeddings", default: false)
         let bias = try reader.bool("attention_bias", default: false)
@@ -69,6 +82,23 @@ public struct LlamaConfiguration: Sendable {
                 "num_key_value_heads", "\(numKeyValueHeads) heads do not divide the \(numAttentionHeads) query heads")
         }
         guard headDim % 2 == 0 else { throw reader.error("head_dim", "\(headDim) is odd; rotation needs pairs") }
+    }
+}
+
+/// Which layers see how far back.
+private enum SlidingWindows: Sendable {
+    case none
+    /// A window in this layer and those after it.
+    case from(layer: Int, Int)
+    /// One entry a layer.
+    case listed([Int?])
+
+    subscript(layer: Int) -> Int? {
+        switch self {
+        case .none: nil
+        case .from(let first, let window): layer >= first ? window : nil
+        case .listed(let windows): windows.indices.contains(layer) ? windows[layer] : nil
+        }
     }
 }
 
@@ -109,48 +139,69 @@ private struct ConfigReader {
     }
 
     func modelType() throws -> String {
-        guard let type = present("model_type")?.string else { throw error("model_type", "the key is missing") }
+        guard let value = present("model_type") else { throw error("model_type", "the key is missing") }
+        guard let type = value.string else {
+            throw error("model_type", "expected the name of an architecture, found \(value.compact)")
+        }
         guard LlamaConfiguration.modelTypes.contains(type) else {
+            let known = LlamaConfiguration.modelTypes
             throw error(
                 "model_type",
-                "the architecture \"\(type)\" cannot be loaded\(suggestion(for: type, in: LlamaConfiguration.modelTypes))"
-                    + "; those that can: \(LlamaConfiguration.modelTypes.joined(separator: ", "))")
+                "the architecture \"\(type)\" cannot be loaded; those that can: \(known.joined(separator: ", "))"
+                    + "." + suggestion(for: type, in: known))
         }
         return type
     }
 
     func refuseWhatChangesTheMathematics() throws {
-        if let activation = present("hidden_act")?.string, activation != "silu" {
-            throw error("hidden_act", "the activation \"\(activation)\" is not supported; expected \"silu\"")
+        if let activation = present("hidden_act"), activation.string != "silu" {
+            throw error("hidden_act", "the activation \(activation.compact) is not supported; expected \"silu\"")
         }
         if present("quantization_config") != nil {
-            throw error("quantization_config", "quantised checkpoints cannot be loaded; use the original or a GGUF file")
+            throw error(
+                "quantization_config", "quantised checkpoints cannot be loaded; use the original or a GGUF file")
         }
     }
 
-    func windows(modelType: String, layers: Int) throws -> [Int?] {
-        let none = [Int?](repeating: nil, count: layers)
+    func windows(modelType: String, layers: Int) throws -> SlidingWindows {
         if modelType == "mistral" {
-            guard json["sliding_window"]?.isNull != true else { return none }
-            return Array(repeating: try positive("sliding_window", default: 4096), count: layers)
+            guard json["sliding_window"]?.isNull != true else { return .none }
+            return .from(layer: 0, try positive("sliding_window", default: 4096))
         }
         guard modelType.hasPrefix("qwen"), try bool("use_sliding_window", default: false),
             json["sliding_window"]?.isNull != true
-        else { return none }
+        else { return .none }
         let window = try positive("sliding_window", default: 4096)
-        if let types = present("layer_types")?.array {
-            guard types.count == layers else {
-                throw error("layer_types", "expected \(layers) entries, found \(types.count)")
+        guard let types = present("layer_types") else {
+            guard let first = (present("max_window_layers") ?? 28).int, first >= 0 else {
+                throw error(
+                    "max_window_layers",
+                    "expected a whole number, found \((json["max_window_layers"] ?? .null).compact)")
             }
-            return types.map { $0.string == "sliding_attention" ? window : nil }
+            return .from(layer: first, window)
         }
-        let first = present("max_window_layers")?.int ?? 28
-        return (0..<layers).map { $0 >= first ? window : nil }
+        guard let types = types.array, types.count == layers else {
+            throw error("layer_types", "expected a list of \(layers) names, found \(types.compact)")
+        }
+        return .listed(
+            try types.map { type in
+                switch type.string {
+                case "sliding_attention": return window
+                case "full_attention": return nil
+                default:
+                    throw error(
+                        "layer_types", "\(type.compact) is not supported; expected full_attention or sliding_attention")
+                }
+            })
     }
 
     /// Reads `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (earlier).
     func rotary(dimension: Int, maxPositions: Int) throws -> RotaryEmbedding {
-        let parameters = present("rope_parameters") ?? present("rope_scaling") ?? .object([:])
+        let key = present("rope_parameters") == nil ? "rope_scaling" : "rope_parameters"
+        let parameters = present(key) ?? .object([:])
+        guard parameters.object != nil else {
+            throw error(key, "expected an object, found \(parameters.compact)")
+        }
         let rope = ConfigReader(json: parameters, file: file)
         let thetaDefault = try number("rope_theta", default: 10_000)
         let theta = try rope.number("rope_theta", default: thetaDefault)
@@ -181,14 +232,18 @@ private struct ConfigReader {
 
     private func required(_ key: String) throws -> Double {
         guard present(key) != nil else { throw error(key, "the key is missing from the rope scaling") }
-        let value = try number(key, default: 1)
-        guard value > 0 else { throw error(key, "expected a positive number, found \(value)") }
+        return try positiveNumber(key, default: 1)
+    }
+
+    private func positiveNumber(_ key: String, default fallback: Double) throws -> Double {
+        let value = try number(key, default: fallback)
+        guard value > 0, value.isFinite else { throw error(key, "expected a positive number, found \(value)") }
         return value
     }
 
     private func yarn(maxPositions: Int) throws -> RotaryEmbedding.YaRN {
         let original = try positive("original_max_position_embeddings", default: maxPositions)
-        let factor = try number("factor", default: Double(maxPositions) / Double(original))
+        let factor = try positiveNumber("factor", default: Double(maxPositions) / Double(original))
         func magnitude(_ scale: Double, _ weight: Double) -> Double {
             scale <= 1 ? 1 : 0.1 * weight * logarithm(scale) + 1
         }
@@ -197,8 +252,8 @@ private struct ConfigReader {
             attention = magnitude(factor, mscale) / magnitude(factor, all)
         }
         return RotaryEmbedding.YaRN(
-            factor: factor, originalPositions: original, betaFast: try number("beta_fast", default: 32),
-            betaSlow: try number("beta_slow", default: 1), truncates: try bool("truncate", default: true),
-            attentionFactor: try number("attention_factor", default: attention))
+            factor: factor, originalPositions: original, betaFast: try positiveNumber("beta_fast", default: 32),
+            betaSlow: try positiveNumber("beta_slow", default: 1), truncates: try bool("truncate", default: true),
+            attentionFactor: try positiveNumber("attention_factor", default: attention))
     }
 }

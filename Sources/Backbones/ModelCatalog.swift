@@ -25,7 +25,7 @@ public enum ModelCatalog {
             let known = aliases.keys.sorted()
             throw ModelError(
                 "there is no model \"\(name)\": expected a folder, a .gguf file or an alias "
-                    + "(\(known.joined(separator: ", ")))\(suggestion(for: name, in: known))")
+                    + "(\(known.joined(separator: ", "))).\(suggestion(for: name, in: known))")
         }
         for folder in assetFolders() where PathKind(folder + "/" + file) == .file {
             return .gguf(folder + "/" + file)

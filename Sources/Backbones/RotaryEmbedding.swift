@@ -25,10 +25,15 @@ public struct RotaryEmbedding: Sendable {
 
     /// The constants of YaRN.
     public struct YaRN: Sendable, Equatable {
+        /// How many times longer sequences are than in pretraining.
         public var factor: Double
+        /// The length of pretraining.
         public var originalPositions: Int
+        /// Features that turn more often over that length keep their frequency.
         public var betaFast = 32.0
+        /// Features that turn less often are stretched by the whole factor.
         public var betaSlow = 1.0
+        /// Whether the two limits are rounded outwards to whole features.
         public var truncates = true
         /// The factor of cos and sin.
         public var attentionFactor: Double
@@ -48,12 +53,12 @@ public struct RotaryEmbedding: Sendable {
         self.scaling = scaling
     }
 
-    /// Cosines and sines of positions.
+    /// Cosines and sines of positions, as ``rotate(_:_:)`` takes them.
     ///
     /// - Parameters:
     ///   - positions: int64 `[batch, time]` or `[time]`.
     ///   - length: One more than the largest position.
-    /// - Returns: cos and sin, `[batch or 1, 1, time, dim]` of `dtype`.
+    /// - Returns: cos and sin, `[batch or 1, 1, time, dim]` of `dtype`; the first half of sin is negated.
     /// - Throws: `TorchError` when memory is short.
     public func table(positions: Tensor, length: Int, dtype: DType) throws -> (cos: Tensor, sin: Tensor) {
         let frequencies = try Tensor(inverseFrequencies(length: length).map { Float($0) })
@@ -61,22 +66,22 @@ public struct RotaryEmbedding: Sendable {
         let grid = try positions.rank == 1 ? positions.unsqueezed(0) : positions
         // [batch, 1, time, dim / 2]
         let half = try grid.to(dtype: .float32).unsqueezed(1).unsqueezed(-1) * frequencies
-        let angles = try Tensor.concatenate([half, half], dimension: -1)
         let factor = attentionFactor
-        let (cos, sin) = (try angles.cos(), try angles.sin())
-        guard factor != 1 else { return (try cos.to(dtype: dtype), try sin.to(dtype: dtype)) }
-        return (try (cos * factor).to(dtype: dtype), try (sin * factor).to(dtype: dtype))
+        func scaled(_ tensor: Tensor) throws -> Tensor { try factor == 1 ? tensor : tensor * factor }
+        let (cos, sin) = (try scaled(half.cos()), try scaled(half.sin()))
+        return (
+            try Tensor.concatenate([cos, cos], dimension: -1).to(dtype: dtype),
+            try Tensor.concatenate([sin.negated(), sin], dimension: -1).to(dtype: dtype)
+        )
     }
 
     /// Rotates queries or keys, `[batch, heads, time, dim]`.
     ///
     /// - Throws: `TorchError` when sizes differ.
     public static func rotate(_ states: Tensor, _ table: (cos: Tensor, sin: Tensor)) throws -> Tensor {
-        let half = states.size(-1) / 2
-        let first = try states.narrowed(-1, start: 0, length: half)
-        let second = try states.narrowed(-1, start: half, length: half)
-        let turned = try Tensor.concatenate([second.negated(), first], dimension: -1)
-        return try states * table.cos + turned * table.sin
+        // (first, second) becomes first cos - second sin, second cos + first sin: the halves change places.
+        let turned = try callTensor("aten::roll", states, [states.size(-1) / 2], [-1])
+        return try callTensor("aten::addcmul", states * table.cos, turned, table.sin)
     }
 
     private var attentionFactor: Double {

@@ -30,6 +30,9 @@ package struct Sampler {
     /// - Parameter logits: One number for each token of the vocabulary.
     /// - Throws: `ModelError` when none of them is a finite number, or one is no number at all.
     package mutating func next(_ logits: [Float]) throws -> Int {
+        guard !logits.contains(where: \.isNaN) else {
+            throw ModelError("the model's logits are not numbers (NaN): its weights or adapter are broken")
+        }
         let scores = scores(logits)
         let best = try likeliest(scores)
         let token = settings.temperature == 0 ? best : draw(scores, highest: scores[best])
@@ -124,13 +127,7 @@ package struct Sampler {
     /// The first of the highest scores.
     private func likeliest(_ scores: [Float]) throws -> Int {
         var best = 0
-        for index in scores.indices {
-            let score = scores[index]
-            guard !score.isNaN else {
-                throw ModelError("the model's logits are not numbers (NaN): its weights or adapter are broken")
-            }
-            if score > scores[best] { best = index }
-        }
+        for index in scores.indices where scores[index] > scores[best] { best = index }
         guard scores.indices.contains(best), scores[best].isFinite else {
             throw ModelError("the model's logits are not finite: its weights or adapter are broken")
         }

@@ -129,7 +129,7 @@ public final class LlamaWeights {
     func tensor(_ name: String, _ shape: [Int]) throws -> Tensor {
         guard let found = source.shape(of: name) else {
             throw ModelError(
-                "\(source.path): the tensor \"\(name)\" is missing\(suggestion(for: name, in: source.names))")
+                "\(source.path): the tensor \"\(name)\" is missing.\(suggestion(for: name, in: source.names))")
         }
         guard found == shape else {
             throw ModelError(
