@@ -6,9 +6,6 @@
 
 #include <dlfcn.h>
 #include <limits.h>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,11 +111,3 @@ const CTorchAPI *ctorch_load(const char **error) {
 }
 
 const char *ctorch_shim_path(void) { return *shimPath ? shimPath : NULL; }
-
-void ctorch_return_blocks_from(int32_t bytes) {
-#ifdef __GLIBC__
-    mallopt(M_MMAP_THRESHOLD, bytes);
-#else
-    (void)bytes;
-#endif
-}

@@ -61,6 +61,9 @@ int32_t attachFunction(const char *name, const CTTensor *outputs, int32_t output
                        int32_t inputCount, CTBackward backward, CTRelease release, void *context,
                        CTTensor *attached);
 
+// BlockCache.cpp
+void setKeepsBlocks(bool keeps);
+
 // Machine.cpp
 const char *version();
 const char *cpuCapability();

@@ -127,6 +127,7 @@ const CTorchAPI api = {
     .synchronize = synchronize,
     .deviceMemory = deviceMemory,
     .resetDevicePeak = resetDevicePeak,
+    .setKeepsBlocks = setKeepsBlocks,
 };
 
 }  // namespace

@@ -143,9 +143,10 @@ public final class Trainer {
 
     // MARK: The loop
 
-    func run() throws -> TrainingResult {
+    func run() throws -> TrainingResult { try Memory.keepingBlocks(runToTheEnd) }
+
+    private func runToTheEnd() throws -> TrainingResult {
         let interruption = Interruption()
-        Memory.returnLargeBlocks()
         let before = state.step == 0 ? try evaluate() : nil
         while state.step < totalSteps, !interruption.isRequested {
             try takeStep()

@@ -103,6 +103,7 @@ public struct TrainingPlan: Sendable {
             // What this process holds now beside weights and adapter is what a training process would hold too.
             let rest = Memory.resident() - estimate.weights - estimate.adapter
             parts.append(Part(name: "program, engine, data", bytes: max(0, rest)))
+            parts.append(Part(name: "kept for reuse", bytes: Memory.keptBytes))
         }
         return parts
     }

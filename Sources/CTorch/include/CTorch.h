@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /// Raised with every incompatible change of `CTorchAPI`, so that a stale shim is refused instead of misread.
-#define CTORCH_ABI_VERSION 2
+#define CTORCH_ABI_VERSION 3
 
 /// One reference to a tensor (an owned `at::Tensor *`).
 typedef struct CTTensorOpaque *CTTensor;
@@ -123,14 +123,14 @@ typedef struct CTorchAPI {
     /// Bytes held by tensors on an accelerator: now, and the most since the last reset.
     int32_t (*_Nonnull deviceMemory)(int32_t device, int64_t *allocated, int64_t *peak);
     int32_t (*_Nonnull resetDevicePeak)(int32_t device);
+    /// Whether large blocks of main memory that tensors give up are kept for the next tensors of their size.
+    void (*_Nonnull setKeepsBlocks)(bool keeps);
 } CTorchAPI;
 
 /// Loads the engine once and returns its table, or NULL with a sentence in `*error` (static storage).
 const CTorchAPI *_Nullable ctorch_load(const char *_Nullable *_Nonnull error);
 /// The path of the shim that was loaded, or NULL.
 const char *_Nullable ctorch_shim_path(void);
-/// Lets the C library give blocks of this many bytes and more back to the system at once, where it can.
-void ctorch_return_blocks_from(int32_t bytes);
 
 /// The one symbol that the shim exports.
 typedef const CTorchAPI *_Nonnull (*CTorchTable)(void);

@@ -1,0 +1,64 @@
+import Backbones
+import Foundation
+import PEFT
+import TestSupport
+import Testing
+import Torch
+import Training
+
+@Suite(.serialized) struct MemoryTests {
+    @Test func keptBlocksHoldWhatIsWrittenAndOutliveTheirScope() throws {
+        var generator = SeededGenerator(seed: 12)
+        var alive: [(tensor: Tensor, value: Double)] = []
+        try Memory.keepingBlocks {
+            for round in 0..<300 {
+                let count = Int.random(in: 1..<900_000, using: &generator)
+                alive.append((try Tensor.full([count], Double(round)), Double(round)))
+                // Older tensors go, in no order, and their blocks serve later ones.
+                if alive.count > 12 { alive.remove(at: Int.random(in: 0..<12, using: &generator)) }
+                let other = alive[Int.random(in: alive.indices, using: &generator)]
+                let sum: Double = try other.tensor.sum(dtype: .float64).item()
+                #expect(sum == other.value * Double(other.tensor.count))
+            }
+        }
+        for (tensor, value) in alive {
+            let sum: Double = try tensor.sum(dtype: .float64).item()
+            #expect(sum == value * Double(tensor.count))
+            try tensor.fill(1)
+        }
+        // What was made before the scope can go within it.
+        var before: Tensor? = try Tensor.ones([500_000])
+        try Memory.keepingBlocks {
+            let sum = try before?.sum().item(as: Double.self)
+            #expect(sum == 500_000)
+            before = nil
+            let zero = try Tensor.zeros([500_000]).sum().item(as: Double.self)
+            #expect(zero == 0)
+        }
+        alive = []
+    }
+
+    @Test func theSizeOfAHugeTensorIsAnError() throws {
+        let text = message { try Memory.keepingBlocks { _ = try Tensor.empty([1 << 44]) } }
+        #expect(text.contains("not enough memory"), "\(text)")
+    }
+
+    /// The prediction follows what the operators keep; it is held against a measurement of the real model.
+    @Test func thePredictionOfATrainingStepIsRight() throws {
+        let model = try LanguageModel.load("smollm2-135m", dtype: .float32, device: .cpu)
+        let adapter = try model.attach("lora", ["r": 8, "target_modules": "all-linear"])
+        let ids = (0..<128).map { ($0 * 7919 + 13) % 49000 }
+        let example = Example(ids: ids, supervised: ids.map { _ in true }, line: 1)
+        let batch = try Batch([example], padding: 0)
+        let estimate = MemoryEstimate(model.backbone, adapter, tokens: 128, supervised: 127)
+        try Memory.keepingBlocks {
+            let start = Memory.resident()
+            let losses = try SupervisedObjective().losses(batch, model.backbone)
+            let held = Memory.resident() - start
+            let expected = estimate.activations + estimate.logits
+            #expect(abs(Double(held - expected)) < 0.2 * Double(expected), "\(held) bytes, predicted \(expected)")
+            try losses.sum().backward()
+        }
+        adapter.detach()
+    }
+}
