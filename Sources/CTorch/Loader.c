@@ -6,6 +6,9 @@
 
 #include <dlfcn.h>
 #include <limits.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,19 +55,14 @@ static bool try_path(const char *path) {
     return true;
 }
 
-// LibTorch's threads wait for each other in busy loops: the fastest on cores that are free, but where other programs
-// want the cores, the waiting takes them from the threads that are waited for, and everything is several times slower.
-// The choice is the user's where they have made it; it must be made before OpenMP's library is loaded.
-static void wait_politely_when_busy(void) {
-    double waiting = 0;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    if (getloadavg(&waiting, 1) != 1 || cores < 1 || waiting <= (double)cores) return;
-    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
-    setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
+/// LibTorch's OpenMP threads spin while they wait for each other. Where other programs want the processors too, that
+/// costs several times the work itself, so they spin briefly and then sleep, unless the user says otherwise.
+static void spin_briefly(void) {
+    if (!getenv("OMP_WAIT_POLICY")) setenv("GOMP_SPINCOUNT", "1000", 0);
 }
 
 static void load(void) {
-    wait_politely_when_busy();
+    spin_briefly();
     const char *chosen = getenv("GRAFT_ENGINE");
     if (chosen && *chosen) {
         if (!try_path(chosen))
@@ -116,3 +114,11 @@ const CTorchAPI *ctorch_load(const char **error) {
 }
 
 const char *ctorch_shim_path(void) { return *shimPath ? shimPath : NULL; }
+
+void ctorch_return_blocks_from(int32_t bytes) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, bytes);
+#else
+    (void)bytes;
+#endif
+}

@@ -62,7 +62,8 @@ private struct EngineFacts {
 
     /// - Throws: `TorchError` when the engine cannot be loaded, or computes wrongly.
     init() throws {
-        let product = try Tensor([1, 2, 3, 4] as [Float], shape: [2, 2]).matmul(Tensor([5, 6] as [Float], shape: [2, 1]))
+        let product = try Tensor([1, 2, 3, 4] as [Float], shape: [2, 2]).matmul(
+            Tensor([5, 6] as [Float], shape: [2, 1]))
         guard try product.values(as: Float.self) == [17, 39] else {
             throw TorchError("the engine computes a wrong matrix product: build it again with 'make engine'")
         }
@@ -91,6 +92,8 @@ private struct MachineFacts {
         return [
             "system": .string(ProcessInfo.processInfo.operatingSystemVersionString),
             "processor": Self.processor().map { .string($0) } ?? .null,
+            "matrix_units": JSON(Machine.matrixFeatures.map { .string($0) }),
+            "auto_dtype": .string("\(Precision.auto.dtype(on: .cpu))"),
             "cores": JSON(ProcessInfo.processInfo.activeProcessorCount),
             "memory_bytes": JSON(memory.total), "memory_free_bytes": memory.available.map { JSON($0) } ?? .null,
         ]
@@ -102,7 +105,8 @@ private struct MachineFacts {
     }
 
     private static func memory() -> (total: Int, available: Int?) {
-        let kilobytes = fields(of: "/proc/meminfo").first { $0.key == "MemAvailable" }?.value.split(separator: " ").first
+        let kilobytes = fields(of: "/proc/meminfo").first { $0.key == "MemAvailable" }?.value.split(separator: " ")
+            .first
         let total = Int(clamping: ProcessInfo.processInfo.physicalMemory)
         return (total, kilobytes.flatMap { Int($0) }.map { $0 * 1024 })
     }

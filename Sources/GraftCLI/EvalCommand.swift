@@ -74,7 +74,9 @@ struct EvalCommand: ParsableCommand {
         // Rows that were cut to nothing have an answer but no loss, so lines tell which belong together.
         let answers = Dictionary((match?.rows ?? []).map { ($0.line, $0) }) { first, _ in first }
         var table = TextTable(.right("line"), .right("loss"), .right("tokens"))
-        if match != nil { table = TextTable(.right("line"), .right("loss"), .right("tokens"), .left("match"), .left("answer")) }
+        if match != nil {
+            table = TextTable(.right("line"), .right("loss"), .right("tokens"), .left("match"), .left("answer"))
+        }
         for row in evaluation.rows {
             let answer = answers[row.line].map { [$0.isMatch ? "yes" : "no", $0.answer] } ?? []
             table.append(["\(row.line)", Units.loss(row.loss), "\(row.tokens)"] + answer)

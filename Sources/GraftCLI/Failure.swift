@@ -51,7 +51,7 @@ enum Failure {
         case let error as FormatError: error.isWriting ? ExitStatus.cannotWrite : ExitStatus.badInput
         case is ModelError, is TokenizerError, is TemplateError, is PEFTError, is RunFolderError, is ScheduleError:
             ExitStatus.badInput
-        case is InputError: ExitStatus.badInput
+        case is InputError, is TrainingError: ExitStatus.badInput
         case is ExitCode, is CleanExit, is ValidationError: nil
         case is TorchError: ExitStatus.failed
         default: GraftCommand.exitCode(for: error) == .failure ? ExitStatus.failed : nil

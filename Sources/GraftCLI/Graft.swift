@@ -38,6 +38,8 @@ struct GraftCommand: ParsableCommand {
     static func main() {
         // A closed pipe is an error of the write that meets it, so that a run outlives the reader of its output.
         signal(SIGPIPE, SIG_IGN)
+        // Likewise a file that outgrows the user's limit.
+        signal(SIGXFSZ, SIG_IGN)
         do {
             try refuseUnknownVerb(CommandLine.arguments.dropFirst().first)
             var command = try parseAsRoot()

@@ -28,7 +28,8 @@ enum InputLines {
         var bytes = UnsafeRawBufferPointer(start: memory, count: count)[...]
         if bytes.last == UInt8(ascii: "\n") { bytes.removeLast() }
         guard let line = String(validating: bytes, as: UTF8.self) else {
-            throw InputError("standard input: a line is not text in UTF-8: \(String(decoding: bytes.prefix(60), as: UTF8.self))")
+            throw InputError(
+                "standard input: a line is not text in UTF-8: \(String(decoding: bytes.prefix(60), as: UTF8.self))")
         }
         return line
     }

@@ -18,6 +18,7 @@ extension Inspection {
     private static func folder(_ path: String) throws -> Inspection {
         func has(_ name: String) -> Bool { PathKind(joined(path, name)) == .file }
         if has("recipe.yaml") { return try run(path) }
+        if has("trainer_state.json") { return try checkpoint(path) }
         if has("adapter_config.json") { return try adapter(path) }
         if has("config.json") { return try model(path) }
         if has(SafetensorsCheckpoint.fileName) || has(SafetensorsCheckpoint.indexName) {
@@ -45,7 +46,7 @@ extension Inspection {
             var facts = facts("safetensors file", path)
             for (key, value) in contents.metadata { facts["metadata " + key] = .string(value) }
             return Inspection(facts: facts, tensors: contents.tensors.map { StoredTensor($0.value) })
-        } catch where !path.hasSuffix(".safetensors") {
+        } catch  where !path.hasSuffix(".safetensors") {
             throw InputError("\(path) is neither a GGUF nor a safetensors file")
         }
     }
@@ -83,7 +84,7 @@ extension Inspection {
         return Inspection(facts: facts, tensors: tensors)
     }
 
-    private static func adapter(_ path: String) throws -> Inspection {
+    private static func adapter(_ path: String, kind: String = "adapter") throws -> Inspection {
         let file = joined(path, "adapter_config.json")
         let settings = try JSON.read(path: file)
         guard let type = settings["peft_type"]?.string else {
@@ -91,20 +92,40 @@ extension Inspection {
         }
         let tensors = try SafetensorsFile(path: joined(path, "adapter_model.safetensors")).tensors
             .map { StoredTensor($0.value) }
-        var facts = facts("adapter", path)
+        var facts = facts(kind, path)
         facts["method"] = .string(type)
+        facts["rank"] = settings["r"] ?? .null
         facts["base"] = settings["base_model_name_or_path"] ?? .null
         facts["parameters"] = JSON(tensors.reduce(0) { $0 + $1.elements })
-        let unimportant = ["peft_type", "base_model_name_or_path", "peft_version", "task_type", "inference_mode", "auto_mapping"]
-        var shown = KeyedList<JSON>()
-        for (key, value) in settings.object ?? [:] where !unimportant.contains(key) && !isEmpty(value) { shown[key] = value }
-        facts["settings"] = .object(shown)
+        facts["settings"] = .object(shown(settings.object ?? [:], type: type))
         return Inspection(facts: facts, tensors: tensors)
+    }
+
+    /// The settings of the method and the selection that are not empty; of a type that is unknown here, all of them.
+    private static func shown(_ settings: KeyedList<JSON>, type: String) -> KeyedList<JSON> {
+        let known = (try? MethodRegistry.type(peftType: type)).map { type in
+            type.init().settings.keys + Selection.fields.map(\.name)
+        }
+        var result = KeyedList<JSON>()
+        for key in known ?? settings.keys where key != "r" {
+            if let value = settings[key], !isEmpty(value) { result[key] = value }
+        }
+        return result
+    }
+
+    private static func checkpoint(_ path: String) throws -> Inspection {
+        let state = try JSON.read(path: joined(path, "trainer_state.json"))
+        var found = try adapter(path, kind: "checkpoint of a run")
+        for key in ["step", "tokens", "seconds"] { found.facts[key] = state[key] ?? .null }
+        return found
     }
 
     private static func run(_ path: String) throws -> Inspection {
         let layout = RunLayout(path)
+        let recipe = try Recipe(path: layout.recipe)
         var facts = facts("run folder", path)
+        facts["model"] = .string(recipe.model)
+        facts["data"] = .string(recipe.data)
         if PathKind(layout.metrics) == .file {
             let metrics = try MetricsLog.read(path: layout.metrics)
             facts["steps"] = JSON(metrics.map(\.step).max() ?? 0)
@@ -114,7 +135,8 @@ extension Inspection {
         facts["checkpoints"] = JSON(try layout.checkpoints().map { JSON($0.step) })
         guard PathKind(layout.adapter) == .folder else { return Inspection(facts: facts) }
         let adapter = try adapter(layout.adapter)
-        facts["adapter"] = .object(adapter.facts)
+        facts["adapter"] = adapter.facts["path"]
+        for key in ["method", "rank", "parameters", "settings"] { facts[key] = adapter.facts[key] }
         return Inspection(facts: facts, tensors: adapter.tensors)
     }
 

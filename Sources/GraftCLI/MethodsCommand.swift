@@ -28,7 +28,9 @@ struct MethodsCommand: ParsableCommand {
     private func list() throws {
         if json { return try Output.write(.array(MethodRegistry.entries.map(\.json))) }
         var table = TextTable(.left("method"), .left("called"), .left("what it does"), .left("paper"))
-        if markdown { table = TextTable(.left("method"), .left("called"), .left("what it does"), .left("paper"), .left("kind")) }
+        if markdown {
+            table = TextTable(.left("method"), .left("called"), .left("what it does"), .left("paper"), .left("kind"))
+        }
         for entry in MethodRegistry.entries {
             if markdown {
                 let paper = "[\(entry.paper)](https://arxiv.org/abs/\(entry.paper))"
@@ -78,7 +80,9 @@ private struct Setting {
     /// The hyper-parameters of a method.
     static func of<M: Method>(_ method: M) -> [Setting] {
         let values = method.settings
-        return M.fields.map { Setting(key: $0.name, value: values[$0.name] ?? .null, summary: $0.summary, form: $0.form) }
+        return M.fields.map {
+            Setting(key: $0.name, value: values[$0.name] ?? .null, summary: $0.summary, form: $0.form)
+        }
     }
 
     /// The parts of the model, which are settings of every method.

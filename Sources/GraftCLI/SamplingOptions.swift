@@ -6,7 +6,8 @@ struct SamplingOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The most tokens to write.", valueName: "count"))
     var maxTokens = 256
 
-    @Option(help: ArgumentHelp("Above 0 draws tokens, the more freely the higher; 0 takes the likeliest.", valueName: "x"))
+    @Option(
+        help: ArgumentHelp("Above 0 draws tokens, the more freely the higher; 0 takes the likeliest.", valueName: "x"))
     var temperature = 0.0
 
     @Option(name: .customLong("top-k"), help: ArgumentHelp("Draw among the k likeliest tokens only.", valueName: "k"))
@@ -38,7 +39,8 @@ struct SamplingOptions: ParsableArguments {
     /// The settings for the library.
     func settings(stops: [String] = []) -> GenerationSettings {
         GenerationSettings(
-            maxTokens: maxTokens, temperature: temperature, topK: topK, topP: topP, repetitionPenalty: repetitionPenalty,
+            maxTokens: maxTokens, temperature: temperature, topK: topK, topP: topP,
+            repetitionPenalty: repetitionPenalty,
             stopStrings: stops, seed: Seed(seed))
     }
 }

@@ -23,7 +23,8 @@ struct TokenizeCommand: ParsableCommand {
         var number = 0
         while let line = try InputLines.next() {
             number += 1
-            buffer += decode ? try text(of: line, number, tokenizer) : JSON(tokenizer.encode(line).map { JSON($0) }).compact
+            buffer +=
+                decode ? try text(of: line, number, tokenizer) : JSON(tokenizer.encode(line).map { JSON($0) }).compact
             buffer += "\n"
             if buffer.utf8.count > 1 << 16 || InputLines.isInteractive {
                 try Output.write(buffer)

@@ -9,7 +9,7 @@ struct TrainCommand: ParsableCommand {
         discussion: """
             A row is {"text"}, {"prompt", "completion"} or {"messages"}. The run folder holds the recipe, the metrics, \
             the adapter and the checkpoints. Ctrl-C stops after the current step and writes a checkpoint, from which \
-            --resume goes on.
+            --resume goes on; it needs no option but --output.
             """)
 
     @Option(help: ArgumentHelp("A recipe, as in a run folder; options below win over it.", valueName: "file"))
@@ -30,15 +30,19 @@ struct TrainCommand: ParsableCommand {
     var json = false
 
     func validate() throws {
-        if output == nil && !dryRun { throw ValidationError("Missing expected argument '--output <folder>'.") }
         if resume && dryRun { throw ValidationError("--resume and --dry-run do not go together.") }
-        if resume && recipe != nil { throw ValidationError("--resume uses the recipe in the output folder: leave out --recipe.") }
+        if resume && recipe != nil {
+            throw ValidationError("--resume uses the recipe in the output folder: leave out --recipe.")
+        }
     }
 
     func run() throws {
         let recipe = try makeRecipe()
-        if dryRun { return try TrainingPlanOutput(recipe).write(json: json) }
-        let output = output ?? ""
+        if dryRun {
+            let plan = try TrainingPlan(recipe)
+            return try json ? Output.write(plan.json) : Output.write(plan.text(isColoured: Output.hasColour))
+        }
+        guard let output else { throw ValidationError("Give --output, the folder of the run (or --dry-run).") }
         let result =
             try resume ? Trainer.resume(output, recipe: recipe) : Trainer.run(recipe, output: output)
         try json ? Output.write(result.json) : Output.write(Self.text(result))
@@ -60,7 +64,10 @@ struct TrainCommand: ParsableCommand {
     private static func text(_ result: TrainingResult) -> String {
         var facts = [
             ("steps", "\(result.steps) of \(result.totalSteps)"),
-            ("trained", "\(Units.count(result.trainableParameters)) parameters on \(Units.count(result.tokens)) tokens"),
+            (
+                "trained",
+                "\(Units.count(result.trainableParameters)) parameters on \(Units.count(result.tokens)) tokens"
+            ),
             ("time", Units.duration(result.seconds)), ("peak memory", Units.bytes(result.peakMemoryBytes)),
         ]
         if let loss = result.loss { facts.append(("training loss", Units.loss(loss))) }

@@ -48,19 +48,22 @@ struct TrainOptions: ParsableArguments {
     @Option(help: ArgumentHelp("Decoupled weight decay. (default: 0)", valueName: "number"))
     var weightDecay: Double?
 
-    @Option(help: ArgumentHelp("The norm above which gradients are scaled down; 0: never. (default: 1)", valueName: "norm"))
+    @Option(
+        help: ArgumentHelp("The norm above which gradients are scaled down; 0: never. (default: 1)", valueName: "norm"))
     var maxGradNorm: Double?
 
     @Option(help: ArgumentHelp("The seed of every random number. (default: 42)", valueName: "number"))
     var seed: Int?
 
-    @Option(help: ArgumentHelp("Steps between evaluations. (default: before and after the run only)", valueName: "steps"))
+    @Option(
+        help: ArgumentHelp("Steps between evaluations. (default: before and after the run only)", valueName: "steps"))
     var evalEvery: Int?
 
     @Option(help: ArgumentHelp("Rows of one forward pass in evaluations. (default: --batch-size)", valueName: "count"))
     var evalBatchSize: Int?
 
-    @Option(help: ArgumentHelp("Steps between checkpoints. (default: at the end or when interrupted)", valueName: "steps"))
+    @Option(
+        help: ArgumentHelp("Steps between checkpoints. (default: at the end or when interrupted)", valueName: "steps"))
     var saveEvery: Int?
 
     @Option(help: ArgumentHelp("Checkpoints that are kept; 0 keeps all. (default: 2)", valueName: "count"))

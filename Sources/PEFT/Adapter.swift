@@ -42,7 +42,8 @@ public struct AdapterConfiguration: Sendable {
         }
         guard let field = Selection.fields.first(where: { $0.name == key }) else {
             throw PEFTError(
-                "the method has no setting \"\(key)\".\(suggestion(for: key, in: keys)) Its settings are \(keys.joined(separator: ", "))"
+                "the method has no setting \"\(key)\".\(suggestion(for: key, in: keys)) Its settings are "
+                    + keys.joined(separator: ", ")
             )
         }
         guard field.write(&selection, value) else {
@@ -67,7 +68,7 @@ public final class Adapter {
     /// The parameters that are trained as copies (`modules_to_save`, biases).
     public let copies: [(parameter: Parameter, tensor: Tensor)]
     private let attachment: Attachment
-    let backbone: any Backbone
+    package let backbone: any Backbone
 
     /// Makes the trainable tensors of a method for a model, and fills the model's slots.
     ///
@@ -76,7 +77,13 @@ public final class Adapter {
     ///   - backbone: The model; it has no adapter yet.
     ///   - seed: Every random tensor comes from a stream below it.
     /// - Throws: `PEFTError` when nothing is selected, the method does not fit, or the model is adapted already.
-    public init(_ configuration: AdapterConfiguration, on backbone: any Backbone, seed: Seed) throws {
+    public convenience init(_ configuration: AdapterConfiguration, on backbone: any Backbone, seed: Seed) throws {
+        // No machine has memory for so many.
+        try self.init(configuration, on: backbone, seed: seed, mostValues: 1e12)
+    }
+
+    /// As the public form, for a method that trains no more than so many values.
+    init(_ configuration: AdapterConfiguration, on backbone: any Backbone, seed: Seed, mostValues: Double) throws {
         var configuration = configuration
         try configuration.method.validate()
         configuration.method = configuration.method.resolved(seed: seed)
@@ -87,6 +94,10 @@ public final class Adapter {
             throw PEFTError("\(taken.path) already has an adapter; detach it first")
         }
         let points = AttachPoints(linears: linears, configuration: backbone.configuration, device: backbone.device)
+        let count = try configuration.method.trainedCount(in: points)
+        guard count <= mostValues else {
+            throw PEFTError("the settings ask for \(count) trained values, more than there can be; lower the rank")
+        }
         attachment = try withoutGrad { try configuration.method.attach(to: points, seed: seed) }
         updates = attachment.updates
         buffers = attachment.buffers

@@ -61,7 +61,14 @@ extension Adapter {
                     + "and save_pretrained() it again as \(AdapterFolder.weights)")
         }
         let file = try SafetensorsFile(path: path)
-        let adapter = try Adapter(configuration, on: backbone, seed: Seed(0))
+        // Room for the comparison that names what is missing, but not for what no such file can hold.
+        let stored = file.tensors.reduce(0) { $0 + Double($1.value.elementCount) }
+        let adapter: Adapter
+        do {
+            adapter = try Adapter(configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored + 1e7)
+        } catch let error as PEFTError {
+            throw PEFTError("\(folder): \(error)")
+        }
         do {
             try adapter.fill(from: file, pretrained: pretrained)
         } catch {

@@ -40,7 +40,8 @@ public protocol FieldValue: Sendable {
     var json: JSON { get }
 }
 
-extension Int: FieldValue { /// `a whole number`
+extension Int: FieldValue {
+    /// `a whole number`.
     public static var form: String { "a whole number" }
     /// A JSON integer.
     public init?(json: JSON) {
@@ -51,7 +52,8 @@ extension Int: FieldValue { /// `a whole number`
     public var json: JSON { JSON(self) }
 }
 
-extension Double: FieldValue { /// `a number`
+extension Double: FieldValue {
+    /// `a number`.
     public static var form: String { "a number" }
     /// A JSON number.
     public init?(json: JSON) {
@@ -62,7 +64,8 @@ extension Double: FieldValue { /// `a number`
     public var json: JSON { Int(exactly: self).map { JSON($0) } ?? JSON(self) }
 }
 
-extension Bool: FieldValue { /// `true or false`
+extension Bool: FieldValue {
+    /// `true or false`.
     public static var form: String { "true or false" }
     /// A JSON truth value.
     public init?(json: JSON) {
@@ -73,7 +76,8 @@ extension Bool: FieldValue { /// `true or false`
     public var json: JSON { JSON(self) }
 }
 
-extension String: FieldValue { /// `text`
+extension String: FieldValue {
+    /// `text`.
     public static var form: String { "text" }
     /// A JSON string that is not empty.
     public init?(json: JSON) {
@@ -123,7 +127,7 @@ public struct Pattern<Value: FieldValue>: FieldValue {
         self.entries = entries
     }
 
-    /// `an object from regular expressions to ...`
+    /// An object from regular expressions to the values' form.
     public static var form: String { "an object from regular expressions to \(Value.form)" }
 
     /// A JSON object; null, as in old files, is an empty one.

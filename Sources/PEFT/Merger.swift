@@ -41,8 +41,8 @@ public struct Merger {
     ///   - replaces: Whether an old folder of the name may be replaced.
     ///   - progress: Called after every tensor with the number of tensors done and of all.
     /// - Returns: What was written and what rounding cost.
-    /// - Throws: `PEFTError`, `ModelError` and `FormatError` when the adapter does not fit the model or a file cannot be
-    ///   read or written.
+    /// - Throws: `PEFTError`, `ModelError` and `FormatError` when the adapter does not fit the model or a file cannot
+    ///   be read or written.
     public func write(
         to folder: String, replacing replaces: Bool = false, progress: (Int, Int) -> Void = { _, _ in }
     ) throws -> MergeReport {
@@ -156,8 +156,8 @@ public struct Merger {
         let rounded = try merged.to(dtype: dtype)
         guard try rounded.isAllFinite() else {
             throw PEFTError(
-                "\(name): the merged weight has values that are no finite \(dtype) numbers; the adapter diverged, or the "
-                    + "dtype is too narrow")
+                "\(name): the merged weight has values that are no finite \(dtype) numbers; the adapter diverged, or "
+                    + "the dtype is too narrow")
         }
         func size(_ tensor: Tensor) throws -> Double { try tensor.norm().item(as: Double.self) }
         let change = MergeReport.Change(

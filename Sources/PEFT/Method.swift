@@ -33,6 +33,13 @@ public protocol Method: Sendable {
     /// The method with everything that the seed decides written down, so that the saved folder stands alone.
     func resolved(seed: Seed) -> Self
 
+    /// The number of values that the method trains in a model, by its settings alone, or 0 where it cannot say.
+    ///
+    /// A folder whose settings ask for more than its file holds is refused before anything is made.
+    ///
+    /// - Throws: `PEFTError` when a setting is not valid.
+    func trainedCount(in points: AttachPoints) throws -> Double
+
     /// Makes the trainable tensors for a model.
     ///
     /// - Parameters:
@@ -49,6 +56,8 @@ extension Method {
     public static var folderFields: FolderFields { FolderFields() }
     /// The value itself.
     public static func readable(_ field: String, _ value: JSON) throws -> JSON { value }
+    /// 0: unknown.
+    public func trainedCount(in points: AttachPoints) throws -> Double { 0 }
     /// Nothing but the types is checked.
     public func validate() throws {}
     /// The method itself.
@@ -82,6 +91,12 @@ public struct AttachPoints {
     public let configuration: LlamaConfiguration
     /// Where the model lives, and so the trainable tensors.
     public let device: Device
+
+    package init(linears: [Linear], configuration: LlamaConfiguration, device: Device) {
+        self.linears = linears
+        self.configuration = configuration
+        self.device = device
+    }
 
     /// The selected layers with one of the given roles.
     public func linears(_ roles: LinearRole...) -> [Linear] {

@@ -1,4 +1,4 @@
-/// An adapter that cannot be made, loaded, saved or merged, in one sentence: what, where, what was expected, what to do.
+/// An adapter that cannot be made, loaded, saved or merged, in one sentence: what, where, and what to do.
 public struct PEFTError: Error, CustomStringConvertible, Sendable, Equatable {
     /// The sentence.
     public let description: String

@@ -36,6 +36,13 @@ extension RankedMethod {
         try requireProbability(loraDropout, "lora_dropout")
     }
 
+    /// The values of two factors for every layer.
+    func factorCount(in points: AttachPoints) throws -> Double {
+        try points.linears.reduce(0) { sum, layer in
+            sum + Double(try rankAndScale(of: layer.path).rank) * Double(layer.inFeatures + layer.outFeatures)
+        }
+    }
+
     /// A layer's rank, and the factor of its update: `alpha / r`, for rsLoRA `alpha / sqrt(r)`.
     func rankAndScale(of path: String) throws -> (rank: Int, scale: Double) {
         let rank = try rankPattern.value(for: path) ?? r

@@ -69,7 +69,8 @@ public enum MethodRegistry {
         guard let entry = entries.first(where: { $0.name == name }) else {
             let names = entries.map(\.name)
             throw PEFTError(
-                "there is no method \"\(name)\".\(suggestion(for: name, in: names)) The methods are \(names.joined(separator: ", "))"
+                "there is no method \"\(name)\".\(suggestion(for: name, in: names)) The methods are "
+                    + names.joined(separator: ", ")
             )
         }
         return entry

@@ -5,11 +5,12 @@ import Formats
 public struct Selection: Sendable {
     /// Which biases are trained beside the adapter.
     public enum Bias: String, FieldValue, CaseIterable {
+        /// None, and every one of the model.
         case none, all
         /// Those of adapted layers.
         case adapted = "adapted_only"
 
-        /// Accepts peft's names `lora_only`, `boft_only`, ... for `adapted_only`.
+        /// One of the names; `adapted_only` has others in peft, such as `lora_only` and `boft_only`.
         public init?(json: JSON) {
             guard let name = json.string else { return nil }
             if name.hasSuffix("_only") { self = .adapted } else { self.init(rawValue: name) }
@@ -18,10 +19,12 @@ public struct Selection: Sendable {
 
     /// Names of modules, or one regular expression over paths, or `all-linear`.
     public enum Modules: FieldValue, Equatable {
+        /// Ends of paths.
         case names([String])
+        /// An expression over whole paths, or `all-linear`.
         case expression(String)
 
-        /// `a list of module names, a regular expression or "all-linear"`
+        /// A list of names, an expression or `all-linear`.
         public static var form: String { "a list of module names, a regular expression or \"all-linear\"" }
 
         /// A list of strings or a string.
@@ -65,7 +68,7 @@ public struct Selection: Sendable {
     public struct Layers: FieldValue {
         var indices: [Int]
 
-        /// `a whole number or a list of them`
+        /// A whole number or several.
         public static var form: String { "a whole number or a list of them" }
 
         /// One index or several.
@@ -84,7 +87,7 @@ public struct Selection: Sendable {
         /// The names.
         public var names: [String]
 
-        /// `a name or a list of names`
+        /// A name or several.
         public static var form: String { "a name or a list of names" }
 
         /// One name or several.
@@ -98,11 +101,17 @@ public struct Selection: Sendable {
         public var json: JSON { JSON(names.map { JSON($0) }) }
     }
 
+    /// The layers to adapt; nil: those that the method adapts by default.
     public var targetModules: Modules?
+    /// The layers to leave out.
     public var excludeModules: Modules?
+    /// The indices of the blocks to adapt; nil: all.
     public var layersToTransform: Layers?
+    /// The name in front of the blocks' indices in paths; nil: any.
     public var layersPattern: Names?
+    /// The modules to train and save whole.
     public var modulesToSave: Names?
+    /// The biases to train.
     public var bias = Bias.none
 
     /// The fields, as `adapter_config.json` names them.
@@ -137,7 +146,8 @@ public struct Selection: Sendable {
             let names = Set(backbone.linears.map { String($0.path.split(separator: ".").last ?? "") }).sorted()
             let asked = targets.json.compact
             throw PEFTError(
-                "target_modules \(asked) matches no linear layer of the model; its layers are \(names.joined(separator: ", "))"
+                "target_modules \(asked) matches no linear layer of the model; its layers are "
+                    + names.joined(separator: ", ")
             )
         }
         return selected
@@ -164,8 +174,10 @@ public struct Selection: Sendable {
         }
     }
 
-    /// The parameters that `modules_to_save` selects: those of modules whose path ends with one of the names, and of
-    /// the modules inside. As in peft the end need not be a whole name: `norm` selects `input_layernorm` too.
+    /// The parameters that `modules_to_save` selects.
+    ///
+    /// They are those of modules whose path ends with one of the names, and of the modules inside. As in peft the end
+    /// need not be a whole name: `norm` selects `input_layernorm` too.
     ///
     /// - Throws: `PEFTError` when a name matches nothing.
     func wholeParameters(of backbone: any Backbone) throws -> [Parameter] {

@@ -40,13 +40,13 @@ struct TensorAgreement {
                 + "\(first.found) in the file, \(first.expected) by adapter_config.json and the model"
         }
         if let first = unknown.first {
-            let near = suggestion(for: first, in: missing.isEmpty ? expectedNames : missing)
-            sentence += "; \(counted(unknown.count, "is unknown", "are unknown")), first \"\(first)\"."
-            sentence += near.isEmpty ? "" : near
+            let near = closestMatch(to: first, in: missing.isEmpty ? expectedNames : missing)
+            sentence +=
+                "; \(counted(unknown.count, "is unknown", "are unknown")), first \"\(first)\""
+                + (near.map { " (did you mean \"\($0)\"?)" } ?? "")
         }
         if let first = missing.first {
-            sentence += (sentence.hasSuffix("?") || sentence.hasSuffix(".") ? " " : "; ")
-            sentence += "\(counted(missing.count, "is missing", "are missing")), first \"\(first)\""
+            sentence += "; \(counted(missing.count, "is missing", "are missing")), first \"\(first)\""
         }
         throw PEFTError(sentence + reason(blocks: blocks))
     }

@@ -98,9 +98,11 @@ public struct Dataset: Sendable {
         var hash = SHA256()
         for example in examples {
             // The sign tells supervised tokens from others; the count keeps neighbouring examples apart.
-            let words = [Int64(example.ids.count)] + zip(example.ids, example.supervised).map { id, isSupervised in
-                isSupervised ? ~Int64(id) : Int64(id)
-            }
+            let words =
+                [Int64(example.ids.count)]
+                + zip(example.ids, example.supervised).map { id, isSupervised in
+                    isSupervised ? ~Int64(id) : Int64(id)
+                }
             words.map(\.littleEndian).withUnsafeBytes { hash.update(bufferPointer: $0) }
         }
         return hexadecimal(hash.finalize())

@@ -1,6 +1,6 @@
 import Backbones
-import Foundation
 import Formats
+import Foundation
 import Torch
 
 /// How well a model predicts the supervised tokens of a data set.

@@ -19,7 +19,7 @@ public struct Recipe: Sendable {
     public var settings: KeyedList<JSON> = [:]
     /// Optimiser steps; nil: as many as ``epochs`` make.
     public var steps: Int?
-    /// Passes over the data, where ``steps`` is nil; parts of one are allowed. By default 1.
+    /// Passes over the data, where ``steps`` is nil; parts of one are allowed, and nil is one.
     public var epochs: Double?
     /// Rows of one forward pass.
     public var batchSize = 8
@@ -138,7 +138,9 @@ public struct Recipe: Sendable {
             (threads, "threads"), (evalSteps, "eval_steps"), (evalBatchSize, "eval_batch_size"),
             (saveSteps, "save_steps"), (saveTotalLimit, "save_total_limit"), (loggingSteps, "logging_steps"),
         ] { try positive(value, key) }
-        if let epochs { try within(epochs, "epochs", .leastNonzeroMagnitude..<1e6, "a positive number below a million") }
+        if let epochs {
+            try within(epochs, "epochs", .leastNonzeroMagnitude..<1e6, "a positive number below a million")
+        }
         try require(maxLength > 1 && maxLength < 1 << 31, "max_length", "\(maxLength)", "a whole number of at least 2")
         try within(learningRate, "learning_rate", 0..<1e6, "a number of at least 0")
         try within(weightDecay, "weight_decay", 0..<1e6, "a number of at least 0")

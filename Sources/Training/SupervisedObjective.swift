@@ -10,10 +10,13 @@ public struct SupervisedObjective: Sendable {
     /// The logits of one chunk in bytes of fp32, as far as one token's logits are not larger.
     private let chunkBytes: Int
 
+    /// How large the logits of one chunk are by default: 48 MiB.
+    public static let defaultChunkBytes = 48 << 20
+
     /// Makes the objective.
     ///
     /// - Parameter chunkBytes: How large the logits of one chunk may be in fp32.
-    public init(chunkBytes: Int = 48 << 20) {
+    public init(chunkBytes: Int = SupervisedObjective.defaultChunkBytes) {
         self.chunkBytes = chunkBytes
     }
 
@@ -30,14 +33,15 @@ public struct SupervisedObjective: Sendable {
         let states = try backbone.hiddenStates(batch.ids, context)
         let chosen = try states.reshaped([-1, states.size(-1)]).gathered(batch.positions)
         let head = backbone.head
-        let isChanged = context.usesAdapters && head.adapter != nil || head.parameters.contains { $0.replacement != nil }
+        let isChanged =
+            context.usesAdapters && head.adapter != nil || head.parameters.contains { $0.replacement != nil }
         return isChanged
             ? try Self.crossEntropy(head(chosen, context), batch.targets)
             : try losses(of: chosen, targets: batch.targets, weight: head.weight.frozen, bias: head.bias?.frozen)
     }
 
     /// The plain form, for heads that are trained themselves: `[n, vocabulary]` to fp32 `[n]`.
-    static func crossEntropy(_ logits: Tensor, _ targets: Tensor) throws -> Tensor {
+    package static func crossEntropy(_ logits: Tensor, _ targets: Tensor) throws -> Tensor {
         let noReduction = 0
         return try callTensor(
             "aten::cross_entropy_loss", logits.to(dtype: .float32), targets, Argument.none, noReduction)

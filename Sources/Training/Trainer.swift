@@ -89,13 +89,15 @@ public final class Trainer {
         if resumes { notes += try Self.restore(&state, from: folder, adapter, optimiser) }
         guard state.step <= totalSteps else {
             throw TrainingError(
-                "the run is at step \(state.step), beyond the \(totalSteps) steps that are asked for; ask for more steps")
+                "the run is at step \(state.step), beyond the \(totalSteps) steps that are asked for; ask for more steps"
+            )
         }
         try AtomicFile.write(recipe.yaml(), to: folder.layout.recipe)
         if resumes {
             try folder.removeCheckpoints(after: state.step)
             if PathKind(folder.layout.metrics) == .file {
-                let earlier = try MetricsLog.read(path: folder.layout.metrics).filter { [state] in $0.step <= state.step }
+                let earlier = try MetricsLog.read(path: folder.layout.metrics).filter { [state] in $0.step <= state.step
+                }
                 evaluatedStep = earlier.last { $0.evalLoss != nil }?.step
                 lastLoss = earlier.last { $0.loss != nil }?.loss
             }
@@ -124,7 +126,8 @@ public final class Trainer {
             }
             guard found.data == state.data else {
                 throw TrainingError(
-                    "the data have changed since \(place.path) was written; resume with the same rows, or begin another run")
+                    "the data have changed since \(place.path) was written; resume with the same rows, or begin another run"
+                )
             }
             guard found.recipe == state.recipe else {
                 throw TrainingError(
@@ -142,6 +145,7 @@ public final class Trainer {
 
     func run() throws -> TrainingResult {
         let interruption = Interruption()
+        Memory.returnLargeBlocks()
         let before = state.step == 0 ? try evaluate() : nil
         while state.step < totalSteps, !interruption.isRequested {
             try takeStep()
@@ -158,7 +162,7 @@ public final class Trainer {
             return try finish(TrainingResult(before: before))
         }
         let after = try evaluate()
-        try folder.writeAdapter { try adapter.save(to: $0) }
+        try folder.writeAdapter { try adapter.save(to: $0, baseModel: model.name) }
         return try finish(TrainingResult(adapter: folder.layout.adapter, before: before, after: after))
     }
 
@@ -237,7 +241,8 @@ public final class Trainer {
         metrics.learningRate = learningRate
         metrics.gradNorm = norm
         metrics.tokens = state.tokens
-        metrics.tokensPerSecond = state.unreportedSeconds > 0
+        metrics.tokensPerSecond =
+            state.unreportedSeconds > 0
             ? Double(state.unreportedTokens) / state.unreportedSeconds : nil
         metrics.peakMemoryBytes = try Memory.peak(on: model.backbone.device)
         try report.record(metrics)
@@ -265,7 +270,7 @@ public final class Trainer {
     private func save() throws {
         guard savedStep != state.step else { return }
         try folder.writeCheckpoint(step: state.step, keep: recipe.saveTotalLimit) {
-            try state.write(to: $0, adapter: adapter, optimiser: optimiser)
+            try state.write(to: $0, adapter: adapter, model: model.name, optimiser: optimiser)
         }
         savedStep = state.step
     }

@@ -16,11 +16,13 @@ struct TrainingCheckpoint: Equatable {
     private(set) var tokens = 0
     /// The seconds of training so far.
     private(set) var seconds = 0.0
-    /// What the next report covers: the sum of the losses of so many supervised tokens, ...
+    /// The sum of the losses that the next report covers.
     private(set) var unreportedLoss = 0.0
+    /// The supervised tokens of that sum.
     private(set) var unreportedTargets = 0
-    /// ... and the speed of the steps since the last one.
+    /// The tokens seen since the last report.
     private(set) var unreportedTokens = 0
+    /// The seconds since the last report.
     private(set) var unreportedSeconds = 0.0
     /// The digest of the recipe's fixed part.
     let recipe: String
@@ -60,11 +62,11 @@ struct TrainingCheckpoint: Equatable {
 
     // MARK: Writing
 
-    /// Writes the files of a checkpoint into a folder.
+    /// Writes the files of a checkpoint into an empty folder.
     ///
     /// - Throws: `FormatError` when the disk refuses them.
-    func write(to folder: String, adapter: Adapter, optimiser: AdamW) throws {
-        try adapter.save(to: folder)
+    func write(to folder: String, adapter: Adapter, model: String, optimiser: AdamW) throws {
+        try adapter.save(to: folder, baseModel: model)
         try SafetensorsWriter.write(
             Self.state(adapter, optimiser), to: joined(folder, Self.tensorsName), metadata: [:])
         var digests = KeyedList<JSON>()
@@ -84,9 +86,7 @@ struct TrainingCheckpoint: Equatable {
 
     /// The tensors of a run by name: what is trained, what stays fixed beside it, and the optimiser's moments.
     private static func state(_ adapter: Adapter, _ optimiser: AdamW) -> KeyedList<Tensor> {
-        var state = KeyedList<Tensor>()
-        for trainable in adapter.trainables { state.appendIfNew(key: "trained." + trainable.name, value: trainable.tensor) }
-        for (name, tensor) in adapter.buffers { state.appendIfNew(key: "fixed." + name, value: tensor) }
+        var state = adapter.state
         for (name, tensor) in optimiser.state { state.appendIfNew(key: name, value: tensor) }
         return state
     }
@@ -129,7 +129,8 @@ struct TrainingCheckpoint: Equatable {
         let file = try SafetensorsFile(path: joined(folder, Self.tensorsName))
         let state = Self.state(adapter, optimiser)
         if let name = file.tensors.keys.first(where: { state[$0] == nil }) {
-            throw FormatError(file: file.file.path, place: .key(name), "the run has no such tensor; it is another run's")
+            throw FormatError(
+                file: file.file.path, place: .key(name), "the run has no such tensor; it is another run's")
         }
         try withoutGrad {
             for (name, tensor) in state {

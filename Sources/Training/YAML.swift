@@ -31,7 +31,8 @@ public enum YAML {
             var converter = NodeConverter(file: file)
             return try converter.located(node, depth: 0)
         } catch let error as YamlError {
-            throw FormatError(file: file, place: line(of: error).map { .row($0) }, "this is not valid YAML: \(reason(error))")
+            throw FormatError(
+                file: file, place: line(of: error).map { .row($0) }, "this is not valid YAML: \(reason(error))")
         }
     }
 
@@ -69,7 +70,9 @@ public enum YAML {
         if let integer = Int64(text) { return .integer(integer) }
         // Swift also reads hexadecimal floats and names such as "inf" and "nan", which are words here.
         let isDecimal = text.utf8.allSatisfy { (0x30...0x39).contains($0) || "+-.eE".utf8.contains($0) }
-        if isDecimal, text.utf8.contains(where: { (0x30...0x39).contains($0) }), let number = Double(text), number.isFinite {
+        if isDecimal, text.utf8.contains(where: { (0x30...0x39).contains($0) }), let number = Double(text),
+            number.isFinite
+        {
             return .number(number)
         }
         return .string(text)
@@ -102,7 +105,9 @@ private struct NodeConverter {
     mutating func located(_ node: Node, depth: Int) throws -> YAML.Located {
         let line = node.mark?.line ?? 1
         left -= 1
-        guard left > 0, depth < 32 else { throw error("there are too many values, or they are nested too deeply", line) }
+        guard left > 0, depth < 32 else {
+            throw error("there are too many values, or they are nested too deeply", line)
+        }
         switch node {
         case .scalar(let scalar):
             let isPlain = scalar.style == .plain || scalar.style == .any

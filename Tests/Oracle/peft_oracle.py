@@ -185,3 +185,14 @@ def merged_text(folder, text, output):
         "unexpected": sorted(map(str, report["unexpected_keys"])),
         "generation": model.generation_config.to_diff_dict(),
     }
+
+
+def documented_deltas(document, heading, model_folder, adapter_folder, output):
+    """Runs the program that a section of the document gives, and writes the updates that it computes (float64)."""
+    section = Path(document).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    program = section.split("```python\n")[1].split("```")[0]
+    scope = {}
+    exec(program, scope)
+    weights = {name: value.numpy() for name, value in fresh_model(model_folder).state_dict().items()}
+    updates = scope["delta_weights"](adapter_folder, weights)
+    return store(output, {name: torch.from_numpy(value.copy()) for name, value in updates.items()})

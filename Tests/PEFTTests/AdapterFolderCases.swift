@@ -14,6 +14,16 @@ enum Refusals {
     ]
 }
 
+/// Settings that ask for more memory than any machine has.
+enum HostileSettings {
+    static let all: [(method: String, key: String, value: JSON)] = [
+        ("lora", "r", 1_000_000_000_000_000), ("lora", "r", JSON(Int.max)), ("dora", "r", JSON(Int.max / 2)),
+        ("lora", "rank_pattern", ["q_proj": 4_611_686_018_427_387_904]), ("lora", "r", -1), ("lora", "r", 1.5),
+        ("lorta", "r", JSON(Int.max)), ("capaboost-lora", "r", JSON(Int.max)),
+        ("capaboost-lora", "num_layer", JSON(Int.max)), ("lora", "rank_pattern", ["(": 3]),
+    ]
+}
+
 /// Configurations of one and the same adapter as releases of peft wrote them.
 enum OldConfigurations {
     static let all: [(version: String, json: String)] = [
@@ -42,7 +52,8 @@ enum OldConfigurations {
             """
             {"alpha_pattern": {}, "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "x"},
              "base_model_name_or_path": "tiny", "bias": "none", "fan_in_fan_out": true, "inference_mode": true,
-             "init_lora_weights": "gaussian", "layer_replication": null, "layers_pattern": "", "layers_to_transform": [],
+             "init_lora_weights": "gaussian", "layer_replication": null, "layers_pattern": "",
+             "layers_to_transform": [],
              "loftq_config": {}, "lora_alpha": 6.0, "lora_dropout": 0, "megatron_config": null,
              "megatron_core": "megatron.core", "modules_to_save": null, "peft_type": "LORA", "r": 4,
              "rank_pattern": null, "revision": null, "target_modules": ["v_proj", "q_proj"], "task_type": null,
@@ -98,7 +109,7 @@ struct KeyFaults: Sendable {
             name: "one renamed",
             says: [
                 "12 tensors in the file, 12 in the adapter, 11 agree", "1 is unknown", "q_proj.lora_a.weight\"",
-                "Did you mean \"\(key)\"?", "1 is missing",
+                "did you mean \"\(key)\"?", "1 is missing",
             ]
         ) { $0 = renamed($0) { $0 == key ? key.replacing("lora_A", with: "lora_a") : $0 } },
         KeyFaults(
@@ -113,7 +124,7 @@ struct KeyFaults: Sendable {
         ) { $0 = renamed($0) { "other." + $0 } },
         KeyFaults(
             name: "adapter's name in the keys",
-            says: ["0 agree", "lora_A.default.weight\"", "Did you mean \"base_model.model.model.layers."]
+            says: ["0 agree", "lora_A.default.weight\"", "did you mean \"base_model.model.model.layers."]
         ) { $0 = renamed($0) { $0.replacing(".weight", with: ".default.weight") } },
         KeyFaults(name: "one more", says: ["13 tensors in the file", "1 is unknown, first \"lm_head.weight\""]) {
             $0["lm_head.weight"] = try Tensor.zeros([2, 2])

@@ -226,6 +226,36 @@ struct AdapterFolderTests {
         }
     }
 
+    @Test("Sizes that no file can hold are refused before anything is made", arguments: HostileSettings.all.indices)
+    func hostileSettings(index: Int) async throws {
+        let (method, key, value) = HostileSettings.all[index]
+        let backbone = try await backbone()
+        try withTemporaryFolder { folder in
+            let adapter = try randomAdapter(backbone, method: method, settings: [:])
+            try adapter.save(to: folder("adapter"))
+            adapter.detach()
+            var json = try JSON.read(path: folder("adapter/adapter_config.json"))
+            json[key] = value
+            try folder.write(json.compact, to: "adapter/adapter_config.json")
+            let text = try #require(refusal { _ = try Adapter.load(from: folder("adapter"), onto: backbone) })
+            let reasons = ["more than there can be", key, "not a valid regular expression"]
+            #expect(reasons.contains(where: text.contains) && text.contains(folder("adapter")), "\(text)")
+            #expect(throws: PEFTError.self) {
+                try Adapter(AdapterConfiguration(method: method, settings: [key: value]), on: backbone, seed: Seed(1))
+            }
+        }
+    }
+
+    @Test("A method knows how many values it trains", arguments: MethodRegistry.entries.map(\.name))
+    func trainedCount(method: String) async throws {
+        for kind in ["llama", "qwen3"] {
+            let adapter = try randomAdapter(try await backbone(kind), method: method, settings: ["r": 3])
+            let points = AttachPoints(
+                linears: adapter.updates.map(\.linear), configuration: adapter.backbone.configuration, device: .cpu)
+            #expect(try Int(adapter.configuration.method.trainedCount(in: points)) == adapter.parameterCount)
+        }
+    }
+
     @Test("The pretrained head that peft saves must be the model's own")
     func pretrainedHead() async throws {
         let model = try await TinyModels.shared.folder("llama")

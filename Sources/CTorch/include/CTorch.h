@@ -129,6 +129,8 @@ typedef struct CTorchAPI {
 const CTorchAPI *_Nullable ctorch_load(const char *_Nullable *_Nonnull error);
 /// The path of the shim that was loaded, or NULL.
 const char *_Nullable ctorch_shim_path(void);
+/// Lets the C library give blocks of this many bytes and more back to the system at once, where it can.
+void ctorch_return_blocks_from(int32_t bytes);
 
 /// The one symbol that the shim exports.
 typedef const CTorchAPI *_Nonnull (*CTorchTable)(void);

@@ -67,6 +67,9 @@ public struct CapaBoost: RankedMethod {
     public func validate() throws {
         try validateRanks()
         try requirePositive(branches, "num_layer")
+        guard branches <= Self.mostBranches else {
+            throw PEFTError("num_layer: expected at most \(Self.mostBranches) branches, found \(branches)")
+        }
         guard density > 0, density <= 1 else {
             throw PEFTError("density: expected a number above 0 and at most 1, found \(density)")
         }
@@ -81,6 +84,14 @@ public struct CapaBoost: RankedMethod {
         method.maskSeed = maskSeed ?? Int(truncatingIfNeeded: seed.value)
         return method
     }
+
+    /// The values of A and B.
+    ///
+    /// - Throws: `PEFTError` when a pattern is not valid.
+    public func trainedCount(in points: AttachPoints) throws -> Double { try factorCount(in: points) }
+
+    /// Masks take memory for each branch, so that a damaged folder must not ask for any number of them.
+    private static let mostBranches = 1000
 
     /// Makes A, B and their masks for every layer.
     ///

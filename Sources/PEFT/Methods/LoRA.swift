@@ -52,6 +52,14 @@ public struct LoRA: RankedMethod {
         }
     }
 
+    /// The values of A, B and, for DoRA, the magnitudes.
+    ///
+    /// - Throws: `PEFTError` when a pattern is not valid.
+    public func trainedCount(in points: AttachPoints) throws -> Double {
+        let magnitudes = points.linears.reduce(0) { $0 + $1.outFeatures }
+        return try factorCount(in: points) + (useDoRA ? Double(magnitudes) : 0)
+    }
+
     /// Makes A and B, and for DoRA the magnitudes, of every layer.
     ///
     /// - Throws: `PEFTError` when a layer does not fit; `TorchError` when memory is short.

@@ -81,6 +81,15 @@ public struct LoRTA: Method {
         try requirePositive(epsilon, "precondition_eps")
     }
 
+    /// The values of the five factors.
+    ///
+    /// - Throws: Nothing.
+    public func trainedCount(in points: AttachPoints) throws -> Double {
+        let model = points.configuration
+        let rows = model.hiddenSize + model.headDim + model.numAttentionHeads + model.numHiddenLayers + Self.roles.count
+        return Double(r) * Double(rows)
+    }
+
     /// Makes the five factors.
     ///
     /// - Throws: `PEFTError` when a layer does not fit; `TorchError` when memory is short.

@@ -1,0 +1,97 @@
+import Backbones
+import PEFT
+import Torch
+
+/// What a training step holds in memory, part by part, in bytes.
+///
+/// Activations are counted from what each operator of the Llama family keeps for its backward pass.
+package struct MemoryEstimate {
+    /// The pretrained weights.
+    package let weights: Int
+    /// The trainable tensors and what stays fixed beside them.
+    package let adapter: Int
+    /// The gradients of the trainable tensors.
+    package let gradients: Int
+    /// AdamW's two moments.
+    package let optimiser: Int
+    /// What the forward pass of the largest batch keeps for the backward pass.
+    package let activations: Int
+    /// The logits of one chunk with what is made of them.
+    package let logits: Int
+
+    /// Estimates a run.
+    ///
+    /// - Parameters:
+    ///   - backbone: The model.
+    ///   - adapter: What is trained.
+    ///   - tokens: The tokens of the largest batch, what fills rows up included.
+    ///   - supervised: How many of them are part of the loss at most.
+    package init(_ backbone: any Backbone, _ adapter: Adapter, tokens: Int, supervised: Int) {
+        var seen: [Tensor] = []
+        for parameter in backbone.parameters
+        where !(parameter === backbone.head.weight && backbone.configuration.tieWordEmbeddings) {
+            seen.append(parameter.frozen)
+        }
+        weights = seen.reduce(0) { $0 + $1.byteCount }
+        let trained = adapter.trainables.reduce(0) { $0 + $1.tensor.byteCount }
+        self.adapter = trained + adapter.buffers.reduce(0) { $0 + $1.value.byteCount }
+        gradients = trained
+        optimiser = 2 * trained
+        let layers = ActivationCount(backbone, adapter)
+        activations = tokens * layers.bytesPerToken + supervised * backbone.configuration.hiddenSize * 3 * layers.width
+        // The head's output, its fp32 copy where that is another tensor, the exponentials, and the copy to multiply with.
+        let chunk = min(supervised * 4 * backbone.configuration.vocabSize, SupervisedObjective.defaultChunkBytes)
+        logits = layers.width == 4 ? 2 * chunk : 3 * chunk
+    }
+
+    /// All that comes on top of the loaded model with its adapter.
+    package var beyondLoading: Int { gradients + optimiser + activations + logits }
+}
+
+extension Tensor {
+    /// The bytes of the elements.
+    var byteCount: Int { count * dtype.byteCount }
+}
+
+/// The bytes that the blocks keep for a token.
+private struct ActivationCount {
+    let bytesPerToken: Int
+    /// The bytes of an activation's element.
+    let width: Int
+
+    init(_ backbone: any Backbone, _ adapter: Adapter) {
+        let configuration = backbone.configuration
+        let width = backbone.dtype.byteCount
+        self.width = width
+        let heads = configuration.headDim * configuration.numAttentionHeads
+        let keyHeads = configuration.headDim * configuration.numKeyValueHeads
+        // Before the first adapted layer nothing needs a gradient.
+        let changed = adapter.updates.map { $0.linear.layer ?? configuration.numHiddenLayers }
+        let first = adapter.copies.isEmpty ? changed.min() ?? 0 : 0
+        var bytes = 0
+        for layer in first..<max(first, configuration.numHiddenLayers) {
+            let adapted = adapter.updates.filter { $0.linear.layer == layer }
+            // Two norms keep their fp32 input; scores keep queries, keys, values, output and a sum a head.
+            bytes += 2 * 4 * configuration.hiddenSize
+            bytes += width * 2 * (heads + keyHeads) + 4 * configuration.numAttentionHeads
+            // The gate before and after its activation, and what it is multiplied with.
+            bytes += width * 3 * configuration.intermediateSize
+            bytes += Self.inputs(adapted.map(\.linear), width)
+            for (linear, update) in adapted {
+                if update.dropout > 0 { bytes += 2 * width * linear.inFeatures }
+                // A changed weight's product is scaled or masked as a whole.
+                if !(update is any AdditiveUpdate) { bytes += width * linear.outFeatures }
+            }
+        }
+        bytesPerToken = bytes
+    }
+
+    /// Inputs that are kept because a trained factor is multiplied with them; layers side by side share theirs.
+    private static func inputs(_ adapted: [Linear], _ width: Int) -> Int {
+        var bytes = 0
+        for roles: [LinearRole] in [[.query, .key, .value], [.gate, .up], [.down]] {
+            if let linear = adapted.first(where: { roles.contains($0.role) }) { bytes += width * linear.inFeatures }
+        }
+        return bytes
+    }
+}

@@ -1,0 +1,157 @@
+import Formats
+import PEFT
+import Torch
+
+/// What a recipe would do: trainable parameters, memory, steps, and the first row with its trained tokens marked.
+///
+/// Making a plan loads model and data, and trains nothing.
+public struct TrainingPlan: Sendable {
+    /// A part of the memory.
+    public struct Part: Sendable {
+        /// What it is.
+        public let name: String
+        /// How large it is.
+        public let bytes: Int
+    }
+
+    /// The recipe with every setting written down.
+    public let recipe: Recipe
+    /// The values that are trained.
+    public let trainableParameters: Int
+    /// The values of the pretrained model.
+    public let modelParameters: Int
+    /// The memory part by part, which adds up to the predicted peak.
+    public let memory: [Part]
+    /// The adapter's file, about.
+    public let adapterFileBytes: Int
+    /// The rows of the data; those dropped are not among them.
+    public let rows: Int
+    /// The tokens of the data.
+    public let tokens: Int
+    /// The tokens of the data that are part of the loss.
+    public let supervisedTokens: Int
+    /// The tokens of the longest row.
+    public let longestRow: Int
+    /// What was cut at the maximum length and dropped; nil when nothing was.
+    public let truncationNote: String?
+    /// The held-out rows.
+    public let evalRows: Int
+    /// The optimiser steps of the run.
+    public let steps: Int
+    /// The optimiser steps of one pass over the data.
+    public let stepsPerEpoch: Int
+    /// The first row's line in the file, from 1.
+    public let firstLine: Int
+    /// The first row's text in runs that are part of the loss and runs that are not.
+    public let firstRow: [(text: String, isSupervised: Bool)]
+
+    /// The predicted peak of the process's memory, or of the accelerator's.
+    public var peakBytes: Int { memory.reduce(0) { $0 + $1.bytes } }
+
+    /// Makes the plan of a recipe.
+    ///
+    /// - Throws: What is wrong with the recipe, the model, the data or the method.
+    public init(_ recipe: Recipe) throws {
+        let setup = try TrainingSetup(recipe)
+        let (backbone, adapter, data) = (setup.model.backbone, setup.adapter, setup.data)
+        self.recipe = setup.recipe
+        trainableParameters = adapter.parameterCount
+        modelParameters = backbone.parameterCount
+        rows = data.examples.count
+        tokens = data.tokens
+        supervisedTokens = data.supervisedTokens
+        longestRow = data.longest
+        truncationNote = data.truncationNote
+        evalRows = setup.evalData?.examples.count ?? 0
+        steps = try setup.totalSteps()
+        stepsPerEpoch = setup.order.stepsPerEpoch
+        let largest = Self.largestBatch(setup, steps: steps)
+        let estimate = MemoryEstimate(backbone, adapter, tokens: largest.tokens, supervised: largest.supervised)
+        memory = Self.parts(estimate, on: backbone.device)
+        let exported = try adapter.exported().tensors
+        // Beside its values each tensor has an entry of about 80 bytes and its name.
+        adapterFileBytes = exported.reduce(0) { $0 + $1.value.byteCount + $1.key.utf8.count + 80 }
+        firstLine = data.examples.first?.line ?? 0
+        firstRow = try data.examples.first?.segments(setup.model.tokenizer) ?? []
+    }
+
+    /// The tokens, filling included, of the batch with the most of them, and its supervised tokens.
+    private static func largestBatch(_ setup: TrainingSetup, steps: Int) -> (tokens: Int, supervised: Int) {
+        var order = setup.order
+        let size = setup.recipe.batchSize
+        var largest = (tokens: 0, supervised: 0)
+        // A pass or two see all there is to see; later ones only mix it anew.
+        for step in 0..<min(steps, 2 * order.stepsPerEpoch) {
+            let rows = order.rows(step: step).map { setup.data.examples[$0] }
+            for start in stride(from: 0, to: rows.count, by: size) {
+                let part = rows[start..<min(start + size, rows.count)]
+                let tokens = part.count * (part.map(\.ids.count).max() ?? 0)
+                if tokens > largest.tokens { largest = (tokens, part.reduce(0) { $0 + $1.supervisedCount }) }
+            }
+        }
+        return largest
+    }
+
+    private static func parts(_ estimate: MemoryEstimate, on device: Device) -> [Part] {
+        var parts = [
+            Part(name: "frozen weights", bytes: estimate.weights), Part(name: "adapter", bytes: estimate.adapter),
+            Part(name: "gradients", bytes: estimate.gradients),
+            Part(name: "optimiser state", bytes: estimate.optimiser),
+            Part(name: "activations", bytes: estimate.activations), Part(name: "logits", bytes: estimate.logits),
+        ]
+        if device == .cpu {
+            // What this process holds now beside weights and adapter is what a training process would hold too.
+            let rest = Memory.resident() - estimate.weights - estimate.adapter
+            parts.append(Part(name: "program, engine, data", bytes: max(0, rest)))
+        }
+        return parts
+    }
+}
+
+extension TrainingPlan {
+    /// The plan for a terminal.
+    ///
+    /// - Parameter isColoured: Whether trained tokens are marked by colour; else they stand in `[[` and `]]`.
+    public func text(isColoured: Bool = false) -> String {
+        var table = TextTable(.left("memory"), .right("size"))
+        for part in memory { table.append([part.name, Units.bytes(part.bytes)]) }
+        table.append(["predicted peak", Units.bytes(peakBytes)])
+        let share = Units.percent(Double(trainableParameters) / Double(max(modelParameters, 1)))
+        let epochs = Units.fixed(Double(steps) / Double(max(stepsPerEpoch, 1)), decimals: 2)
+        var lines = [
+            "model      \(recipe.model), \(Units.count(modelParameters)) parameters, \(recipe.dtype.rawValue) on "
+                + recipe.device.rawValue,
+            "method     \(recipe.method): \(trainableParameters) trainable parameters (\(share)), adapter file about "
+                + Units.bytes(adapterFileBytes),
+            "data       \(recipe.data): \(rows) rows, \(tokens) tokens, \(supervisedTokens) of them trained, longest row "
+                + "\(longestRow)",
+            "steps      \(steps) of \(recipe.batchSize * recipe.gradientAccumulationSteps) rows (\(epochs) passes over "
+                + "the data)",
+        ]
+        if evalRows > 0 { lines.append("held out   \(recipe.evalData ?? ""): \(evalRows) rows") }
+        if let truncationNote { lines.append("note       \(truncationNote)") }
+        let marks = isColoured ? ("\u{1B}[32m", "\u{1B}[0m") : ("[[", "]]")
+        let row = firstRow.map { $0.isSupervised ? marks.0 + $0.text + marks.1 : $0.text }.joined()
+        return lines.joined(separator: "\n") + "\n\n" + table.text()
+            + "\nfirst row (line \(firstLine)), trained tokens "
+            + (isColoured ? "coloured" : "in [[ ]]") + ":\n" + row + "\n"
+    }
+
+    /// The plan as an object, for `--json`.
+    public var json: JSON {
+        var parts = KeyedList<JSON>()
+        for part in memory { parts[part.name.map { $0.isLetter ? "\($0)" : "_" }.joined()] = JSON(part.bytes) }
+        return [
+            "recipe": recipe.json, "trainable_parameters": JSON(trainableParameters),
+            "model_parameters": JSON(modelParameters), "memory_bytes": .object(parts),
+            "peak_memory_bytes": JSON(peakBytes),
+            "adapter_file_bytes": JSON(adapterFileBytes), "rows": JSON(rows), "tokens": JSON(tokens),
+            "supervised_tokens": JSON(supervisedTokens), "longest_row": JSON(longestRow), "eval_rows": JSON(evalRows),
+            "steps": JSON(steps), "steps_per_epoch": JSON(stepsPerEpoch),
+            "first_row": [
+                "line": JSON(firstLine),
+                "segments": JSON(firstRow.map { ["text": JSON($0.text), "trained": JSON($0.isSupervised)] }),
+            ],
+        ]
+    }
+}

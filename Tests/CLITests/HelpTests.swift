@@ -1,0 +1,99 @@
+import Formats
+import Foundation
+import TestSupport
+import Testing
+
+/// Help, versions and wrong command lines, which need no engine.
+@Suite struct HelpTests {
+    static let verbs = ["train", "eval", "merge", "generate", "chat", "tokenize", "inspect", "methods", "doctor"]
+
+    @Test(arguments: [[]] + verbs.map { [$0] })
+    func helpNeedsNoEngine(_ verb: [String]) async throws {
+        let result = try await graft(
+            verb + ["--help"], environment: ["GRAFT_ENGINE": "/nonexistent", "LD_DEBUG": "files"])
+        #expect(result.status == 0)
+        #expect(result.output.contains("USAGE: graft"))
+        // The dynamic linker tells every file that it opens.
+        #expect(result.errors.contains("libc.so"))
+        #expect(!result.errors.contains("libtorch"))
+        #expect(!result.errors.contains("libgraft_torch"))
+    }
+
+    @Test func helpStartsFast() async throws {
+        var seconds: [Double] = []
+        for _ in 0..<10 { seconds.append(try await graft("train", "--help").seconds) }
+        let best = try #require(seconds.min())
+        print("graft train --help: \(Int(best * 1000)) ms at best of 10")
+        // Speed is measured elsewhere; this only notices that an engine or a model is loaded.
+        #expect(best < 0.5)
+    }
+
+    @Test func rootListsEveryVerb() async throws {
+        let result = try await graft("--help")
+        for verb in Self.verbs { #expect(result.output.contains("\n  \(verb) ")) }
+        let bare = try await graft([])
+        #expect(bare.status == 0 && bare.output == result.output)
+    }
+
+    @Test func version() async throws {
+        let result = try await graft("--version")
+        #expect(result.status == 0)
+        #expect(result.output.wholeMatch(of: /\d+\.\d+\.\d+\n/) != nil)
+    }
+
+    @Test func unknownVerb() async throws {
+        try await graft("trian").expectFailure(64, "\"trian\"", "Did you mean \"train\"?")
+        try await graft("quux").expectFailure(64, "\"quux\"", "train, eval")
+    }
+
+    @Test func unknownFlag() async throws {
+        try await graft("train", "--batchsize", "3").expectFailure(64, "--batchsize", "--batch-size")
+    }
+
+    @Test(arguments: [
+        (["train", "--steps", "many"], "--steps"),
+        (["train", "--model", "m", "--data", "d"], "--output"),
+        (["train", "--output", "o", "--set", "r"], "key=value"),
+        (["train", "--output", "o", "--steps", "1", "--epochs", "1"], "--epochs"),
+        (["train", "--output", "o", "--dtype", "float16"], "float16"),
+        (["eval", "--model", "m"], "--data"),
+        (["eval", "--model", "m", "--data", "d", "--batch-size", "0"], "--batch-size"),
+        (["generate", "--model", "m"], "--prompt"),
+        (["generate", "--model", "m", "--prompt", "a", "--chat", "b"], "--chat"),
+        (["generate", "--model", "m", "--prompt", "a", "--temperature", "nan"], "--temperature"),
+        (["generate", "--model", "m", "--prompt", "a", "--top-p", "0"], "--top-p"),
+        (["merge", "--model", "m"], "--adapter"),
+        (["inspect"], "path"),
+        (["methods", "--json", "--markdown"], "--markdown"),
+    ])
+    func wrongCommandLine(_ arguments: [String], _ word: String) async throws {
+        try await graft(arguments).expectFailure(64, word)
+    }
+
+    /// The page says every flag that there is, and no verb or flag that there is not.
+    @Test func documentationIsComplete() async throws {
+        let page = try String(contentsOfFile: RepositoryPaths.root + "/docs/cli.md", encoding: .utf8)
+        let dump = try await graft("--experimental-dump-help").json()
+        let commands = try #require(dump["command"]?["subcommands"]?.array)
+        for command in commands {
+            let verb = try #require(command["commandName"]?.string)
+            if verb == "help" { continue }
+            let section = try #require(
+                page.components(separatedBy: "\n## graft \(verb)\n").dropFirst().first, "\(verb)"
+            )
+            .components(separatedBy: "\n## ")[0]
+            var flags: Set<String> = []
+            for argument in command["arguments"]?.array ?? [] {
+                for name in argument["names"]?.array ?? [] where name["kind"]?.string == "long" {
+                    flags.insert("--" + (name["name"]?.string ?? ""))
+                }
+            }
+            flags.subtract(["--help", "--version"])
+            let written = Set(section.matches(of: /--[a-z][a-z-]*/).map { String($0.output) })
+            for flag in flags { #expect(written.contains(flag), "\(verb): docs/cli.md lacks \(flag)") }
+            for flag in written where !["--help"].contains(flag) {
+                #expect(flags.contains(flag), "\(verb): docs/cli.md has \(flag), which the program lacks")
+            }
+        }
+    }
+}
