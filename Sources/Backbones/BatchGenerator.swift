@@ -28,7 +28,9 @@ extension Backbone {
     }
 }
 
-/// One batch under way. Prompts are padded on the right: new tokens of all rows share the slots behind the padding.
+/// One batch under way.
+///
+/// Prompts are padded on the right: new tokens of all rows share the slots behind the padding.
 private final class BatchRun {
     private struct Row {
         let index: Int

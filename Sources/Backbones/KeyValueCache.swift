@@ -57,7 +57,8 @@ public final class KeyValueCache {
             positions = new
             return new
         }
-        let old = try positions?.narrowed(1, start: 0, length: length)
+        let old =
+            try positions?.narrowed(1, start: 0, length: length)
             ?? Tensor.arange(0, length, device: device).unsqueezed(0)
         let rows = max(old.size(0), new.size(0))
         let all = try Tensor.concatenate(

@@ -5,9 +5,13 @@ import Torch
 /// One class serves SmolLM2, Llama 2 and 3, Mistral (sliding window), Qwen2 (biases on q, k, v) and Qwen3 (norms on q
 /// and k): they differ by configuration and by which tensors the checkpoint has.
 public final class Llama: Backbone {
+    /// What the model is.
     public let configuration: LlamaConfiguration
+    /// The dtype of weights and activations.
     public let dtype: DType
+    /// Where the model lives.
     public let device: Device
+    /// The projection onto the vocabulary.
     public let head: Linear
     private let embedTokens: Parameter
     private let blocks: [LlamaBlock]
@@ -40,12 +44,17 @@ public final class Llama: Backbone {
         try weights.requireEverythingUsed(tied: configuration.tieWordEmbeddings)
     }
 
+    /// Every linear layer: block by block, then the head.
     public var linears: [Linear] { blocks.flatMap(\.linears) + [head] }
 
+    /// Every parameter: the embedding, block by block, the final norm, the head.
     public var parameters: [Parameter] {
         [embedTokens] + blocks.flatMap(\.parameters) + [norm.weight] + head.parameters
     }
 
+    /// The final hidden states of token ids, see ``Backbone/hiddenStates(_:_:)``.
+    ///
+    /// - Throws: `ModelError` when the ids are no batch or the cache is full; `TorchError` when an id is unknown.
     public func hiddenStates(_ ids: Tensor, _ context: Context) throws -> Tensor {
         guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
         let past = context.cache?.length ?? 0
@@ -168,7 +177,8 @@ private final class LlamaAttention {
         }
         // One new token: the queries that share a key's head stand as so many tokens, which kernels are faster with.
         let grouped = try queries.reshaped([shape[0], keys.size(1), -1, shape[3]])
-        return try scaledDotProductAttention(query: grouped, key: keys, value: values, mask: mask.tensor).reshaped(shape)
+        return try scaledDotProductAttention(query: grouped, key: keys, value: values, mask: mask.tensor).reshaped(
+            shape)
     }
 
     /// `[batch, time, heads * dim]` to `[batch, heads, time, dim]`, normalised where the model does so.

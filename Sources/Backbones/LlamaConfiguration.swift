@@ -4,14 +4,23 @@ import Formats
 public struct LlamaConfiguration: Sendable {
     /// `llama`, `mistral`, `qwen2` or `qwen3`.
     public let modelType: String
+    /// The tokens that the model knows.
     public let vocabSize: Int
+    /// The width of the stream between blocks.
     public let hiddenSize: Int
+    /// The width inside an MLP.
     public let intermediateSize: Int
+    /// The blocks.
     public let numHiddenLayers: Int
+    /// The heads of queries.
     public let numAttentionHeads: Int
+    /// The heads of keys and values, a divisor of the heads of queries.
     public let numKeyValueHeads: Int
+    /// The features of one head.
     public let headDim: Int
+    /// What norms add to the mean square.
     public let rmsNormEps: Double
+    /// The positions that the model is made for.
     public let maxPositionEmbeddings: Int
     /// Whether the output head is the embedding.
     public let tieWordEmbeddings: Bool
@@ -19,6 +28,7 @@ public struct LlamaConfiguration: Sendable {
     public let attentionBias: Bool
     /// Whether the output projection of attention has one.
     public let attentionOutputBias: Bool
+    /// Whether the layers of the MLPs have biases.
     public let mlpBias: Bool
     /// The positions.
     public let rotary: RotaryEmbedding
@@ -148,7 +158,8 @@ private struct ConfigReader {
             throw error("hidden_act", "the activation \(activation.compact) is not supported; expected \"silu\"")
         }
         if present("quantization_config") != nil {
-            throw error("quantization_config", "quantised checkpoints cannot be loaded; use the original or a GGUF file")
+            throw error(
+                "quantization_config", "quantised checkpoints cannot be loaded; use the original or a GGUF file")
         }
     }
 
@@ -163,22 +174,25 @@ private struct ConfigReader {
         let window = try positive("sliding_window", default: 4096)
         guard let types = present("layer_types") else {
             guard let first = (present("max_window_layers") ?? 28).int, first >= 0 else {
-                throw error("max_window_layers", "expected a whole number, found \((json["max_window_layers"] ?? .null).compact)")
+                throw error(
+                    "max_window_layers",
+                    "expected a whole number, found \((json["max_window_layers"] ?? .null).compact)")
             }
             return .from(layer: first, window)
         }
         guard let types = types.array, types.count == layers else {
             throw error("layer_types", "expected a list of \(layers) names, found \(types.compact)")
         }
-        return .listed(try types.map { type in
-            switch type.string {
-            case "sliding_attention": return window
-            case "full_attention": return nil
-            default:
-                throw error(
-                    "layer_types", "\(type.compact) is not supported; expected full_attention or sliding_attention")
-            }
-        })
+        return .listed(
+            try types.map { type in
+                switch type.string {
+                case "sliding_attention": return window
+                case "full_attention": return nil
+                default:
+                    throw error(
+                        "layer_types", "\(type.compact) is not supported; expected full_attention or sliding_attention")
+                }
+            })
     }
 
     /// Reads `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (earlier).

@@ -25,10 +25,15 @@ public struct RotaryEmbedding: Sendable {
 
     /// The constants of YaRN.
     public struct YaRN: Sendable, Equatable {
+        /// How many times longer sequences are than in pretraining.
         public var factor: Double
+        /// The length of pretraining.
         public var originalPositions: Int
+        /// Features that turn more often over that length keep their frequency.
         public var betaFast = 32.0
+        /// Features that turn less often are stretched by the whole factor.
         public var betaSlow = 1.0
+        /// Whether the two limits are rounded outwards to whole features.
         public var truncates = true
         /// The factor of cos and sin.
         public var attentionFactor: Double

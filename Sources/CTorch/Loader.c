@@ -55,7 +55,14 @@ static bool try_path(const char *path) {
     return true;
 }
 
+/// LibTorch's OpenMP threads spin while they wait for each other. Where other programs want the processors too, that
+/// costs several times the work itself, so they spin briefly and then sleep, unless the user says otherwise.
+static void spin_briefly(void) {
+    if (!getenv("OMP_WAIT_POLICY")) setenv("GOMP_SPINCOUNT", "1000", 0);
+}
+
 static void load(void) {
+    spin_briefly();
     const char *chosen = getenv("GRAFT_ENGINE");
     if (chosen && *chosen) {
         if (!try_path(chosen))

@@ -111,7 +111,7 @@ public final class AdamW {
 ///   - limit: The largest norm; 0 leaves the gradients as they are.
 /// - Returns: The norm before.
 /// - Throws: `TorchError` when an operator fails.
-func clipNorm(of gradients: [Tensor], to limit: Double) throws -> Double {
+package func clipNorm(of gradients: [Tensor], to limit: Double) throws -> Double {
     guard !gradients.isEmpty else { return 0 }
     return try withoutGrad {
         let norms = try callTensors("aten::_foreach_norm.Scalar", gradients, 2)

@@ -4,15 +4,15 @@ import Synchronization
 /// Turns SIGINT (Ctrl-C) and SIGTERM into a wish to stop after the current step, while it lives.
 ///
 /// The second signal ends the process at once, as it would without this.
-final class Interruption {
+package final class Interruption {
     private static let wish = Atomic<Bool>(false)
     private static let signals = [SIGINT, SIGTERM]
     private let earlier: [sigaction]
 
     /// Whether a signal has come.
-    var isRequested: Bool { Self.wish.load(ordering: .relaxed) }
+    package var isRequested: Bool { Self.wish.load(ordering: .relaxed) }
 
-    init() {
+    package init() {
         // Also makes the flag, which a handler must not do.
         Self.wish.store(false, ordering: .relaxed)
         var action = sigaction()

@@ -41,7 +41,7 @@ public struct SupervisedObjective: Sendable {
     }
 
     /// The plain form, for heads that are trained themselves: `[n, vocabulary]` to fp32 `[n]`.
-    static func crossEntropy(_ logits: Tensor, _ targets: Tensor) throws -> Tensor {
+    package static func crossEntropy(_ logits: Tensor, _ targets: Tensor) throws -> Tensor {
         let noReduction = 0
         return try callTensor(
             "aten::cross_entropy_loss", logits.to(dtype: .float32), targets, Argument.none, noReduction)

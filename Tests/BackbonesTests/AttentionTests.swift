@@ -38,7 +38,8 @@ import Torch
         let ids = try tensor(random.tokens(rows: 2, length: 30, vocabulary: 97))
         func gradient(_ dtype: DType) throws -> Tensor {
             let backbone = try load(folder, dtype: dtype)
-            let parameter = try #require(backbone.parameters.first { $0.path.hasSuffix("layers.0.self_attn.k_proj.weight") })
+            let parameter = try #require(
+                backbone.parameters.first { $0.path.hasSuffix("layers.0.self_attn.k_proj.weight") })
             let leaf = try parameter.frozen.detached().cloned().requiringGrad()
             parameter.replacement = leaf
             try backbone.logits(ids).to(dtype: .float32).squared().mean().backward()

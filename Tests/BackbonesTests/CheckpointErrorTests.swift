@@ -37,12 +37,16 @@ import Torch
     }
 
     @Test func missingTensor() async throws {
-        let folder = try await broken { _ in } tensors: { $0["model.layers.1.mlp.up_proj.weight"] = nil }
+        let folder = try await broken { _ in
+        } tensors: {
+            $0["model.layers.1.mlp.up_proj.weight"] = nil
+        }
         expect(folder, says: "model.safetensors", "\"model.layers.1.mlp.up_proj.weight\" is missing")
     }
 
     @Test func misspeltTensor() async throws {
-        let folder = try await broken { _ in } tensors: {
+        let folder = try await broken { _ in
+        } tensors: {
             $0["model.norms.weight"] = $0["model.norm.weight"]
             $0["model.norm.weight"] = nil
         }
@@ -50,14 +54,16 @@ import Torch
     }
 
     @Test func wrongShape() async throws {
-        let folder = try await broken { _ in } tensors: {
+        let folder = try await broken { _ in
+        } tensors: {
             $0["model.layers.2.self_attn.k_proj.weight"] = try Tensor.zeros([8, 48])
         }
         expect(folder, says: "model.layers.2.self_attn.k_proj.weight", "[8, 48]", "[16, 48]")
     }
 
     @Test func superfluousTensors() async throws {
-        let folder = try await broken { _ in } tensors: {
+        let folder = try await broken { _ in
+        } tensors: {
             $0["model.layers.3.mlp.up_proj.weight"] = try Tensor.zeros([87, 48])
             $0["model.layers.0.self_attn.q_proj.bias"] = try Tensor.zeros([48])
         }
@@ -66,7 +72,8 @@ import Torch
 
     /// Some checkpoints hold rotary frequencies and the tied head besides; they say nothing new.
     @Test func harmlessTensors() async throws {
-        let folder = try await broken("llama-tied") { _ in } tensors: {
+        let folder = try await broken("llama-tied") { _ in
+        } tensors: {
             $0["model.layers.0.self_attn.rotary_emb.inv_freq"] = try Tensor.zeros([8])
             $0["lm_head.weight"] = $0["model.embed_tokens.weight"]
         }
@@ -104,7 +111,10 @@ import Torch
         ("quantization_config", ["bits": 4], "quantised"),
         ("rope_parameters", ["rope_type": "longrope", "rope_theta": 10000.0], "\"longrope\" is not supported"),
         ("rope_parameters", ["rope_type": "linear", "rope_theta": 10000.0], "factor"),
-        ("rope_parameters", ["rope_type": "linear", "factor": -2, "rope_theta": 10000.0], "expected a positive number"),
+        (
+            "rope_parameters", ["rope_type": "linear", "factor": -2, "rope_theta": 10000.0],
+            "expected a positive number"
+        ),
         ("rope_parameters", ["rope_type": "llama3", "factor": 8.0, "rope_theta": 10000.0], "low_freq_factor"),
         ("rope_parameters", ["rope_type": "default", "rope_theta": 0], "rope_theta"),
         ("rope_parameters", ["rope_type": "default", "rope_theta": "high"], "rope_theta"),

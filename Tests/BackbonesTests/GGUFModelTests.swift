@@ -7,7 +7,9 @@ import Tokenizers
 import Torch
 
 @Suite struct GGUFModelTests {
-    private func converted(_ kind: String, options: KeyedList<JSON> = [:]) async throws -> (folder: String, file: String) {
+    private func converted(_ kind: String, options: KeyedList<JSON> = [:]) async throws -> (
+        folder: String, file: String
+    ) {
         let folder = try await TinyModels.shared.folder(kind, seed: 51, options: options)
         let file = try TemporaryFolder.lasting("gguf")("model.gguf")
         _ = try await Oracle.shared.call("backbones.make_gguf", ["folder": JSON(folder), "path": JSON(file)])

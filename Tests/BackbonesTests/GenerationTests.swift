@@ -68,7 +68,8 @@ import Torch
     @Test func sameSeedSameTokens() async throws {
         let backbone = try load(try await TinyModels.shared.folder("qwen3", seed: 11))
         func sampled(_ seed: UInt64) throws -> [Int] {
-            try tokens(backbone, [5, 6, 7], GenerationSettings(maxTokens: 30, temperature: 1.5, seed: Seed(seed))).tokens
+            try tokens(backbone, [5, 6, 7], GenerationSettings(maxTokens: 30, temperature: 1.5, seed: Seed(seed)))
+                .tokens
         }
         #expect(try sampled(1) == sampled(1))
         #expect(try sampled(1) != sampled(2))
@@ -98,10 +99,12 @@ import Torch
         let backbone = try load(try await TinyModels.shared.folder(kind, seed: 11))
         var random = SeededGenerator(seed: 34)
         let prompts = [7, 21, 1, 12, 12, 3, 16, 9].map { random.tokens(rows: 1, length: $0, vocabulary: 97)[0] }
-        var settings = GenerationSettings(maxTokens: 25, temperature: temperature, repetitionPenalty: 1.1, seed: Seed(3))
+        var settings = GenerationSettings(
+            maxTokens: 25, temperature: temperature, repetitionPenalty: 1.1, seed: Seed(3))
         let free = try backbone.generateBatch(prompts: prompts, settings: settings)
         // Tokens that rows choose early and late.
-        settings.stopTokenIDs = Set(free.enumerated().compactMap { $0.offset % 3 == 1 ? nil : $0.element.tokens[$0.offset * 2] })
+        settings.stopTokenIDs = Set(
+            free.enumerated().compactMap { $0.offset % 3 == 1 ? nil : $0.element.tokens[$0.offset * 2] })
         settings.prefillTokens = 8
         let batch = try backbone.generateBatch(prompts: prompts, settings: settings)
         var lengths: Set<Int> = []

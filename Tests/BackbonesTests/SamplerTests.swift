@@ -43,7 +43,8 @@ import Torch
         let answer = try await Oracle.shared.call(
             "backbones.scores",
             [
-                "folder": JSON(folder), "logits": JSON(files("logits.safetensors")), "seen": JSON(seen.map { JSON($0) }),
+                "folder": JSON(folder), "logits": JSON(files("logits.safetensors")),
+                "seen": JSON(seen.map { JSON($0) }),
                 "output": JSON(files("scores.safetensors")), "temperature": JSON(testCase.temperature),
                 "top_k": testCase.topK.map { JSON($0) } ?? .null, "top_p": JSON(testCase.topP),
                 "repetition_penalty": JSON(testCase.penalty),
