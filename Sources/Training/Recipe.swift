@@ -174,7 +174,7 @@ extension Schedule.Shape: FieldValue {}
 struct MappingValue: FieldValue {
     var pairs: KeyedList<JSON>
 
-    static var form: String { "mapping" }
+    static var form: String { "a mapping" }
 
     init(_ pairs: KeyedList<JSON>) {
         self.pairs = pairs

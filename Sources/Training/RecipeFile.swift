@@ -54,7 +54,7 @@ extension Recipe {
                     + keys.joined(separator: ", "))
         }
         guard field.write(&self, value) else {
-            throw TrainingError("\(key): expected a \(field.form), found \(value.compact)")
+            throw TrainingError("\(key): expected \(field.form), found \(value.compact)")
         }
     }
 

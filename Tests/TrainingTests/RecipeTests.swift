@@ -64,8 +64,8 @@ import Training
     @Test(arguments: [
         ("modle: x", "line 1: the key \"modle\" is unknown. Did you mean \"model\"?"),
         ("model: x\nlearning_rate: fast", "line 2: learning_rate: expected a number, found \"fast\""),
-        ("batch_size: 2.5", "batch_size: expected a whole number"),
-        ("lr_scheduler_type: square", "expected a one of constant, linear, cosine"),
+        ("batch_size: 2.5", "batch_size: expected a whole number, found 2.5"),
+        ("lr_scheduler_type: square", "expected one of constant, linear, cosine"),
         ("model: x\nmodel: y", "recipe.yaml"),
         ("- a\n- b", "expected a mapping"),
         ("just words", "expected a mapping"),

@@ -287,6 +287,40 @@ import Training
         }
     }
 
+    /// Whatever the registry has, it learns, and its state is whole.
+    @Test(arguments: MethodRegistry.entries.map(\.name))
+    func everyMethodTrainsAndResumes(_ method: String) async throws {
+        try await withTemporaryFolder { folder in
+            var recipe = try await recipe(folder)
+            recipe.method = method
+            recipe.settings = [:]
+            recipe.steps = 5
+            recipe.saveSteps = 3
+            recipe.schedule = .constant
+            try Trainer.run(recipe, output: folder("run"), showsProgress: false)
+            let whole = try tensors(folder("run/adapter"))
+            #expect(try Set(losses(folder("run"))).count == 5)
+            try FileManager.default.removeItem(atPath: RunLayout(folder("run")).checkpoint(step: 5))
+            try Trainer.resume(folder("run"), showsProgress: false)
+            let resumed = try tensors(folder("run/adapter"))
+            #expect(whole.keys == resumed.keys)
+            for (name, tensor) in whole { #expect(try tensor.isIdentical(to: #require(resumed[name])), "\(name)") }
+        }
+    }
+
+    @Test func aTrainableThatNothingUsesIsNamed() async throws {
+        try await withTemporaryFolder { folder in
+            let recipe = try await recipe(folder)
+            let model = try LanguageModel.load(recipe.model, dtype: .float32, device: .cpu)
+            let adapter = try Adapter(AdapterConfiguration(Forgetful()), on: model.backbone, seed: Seed(1))
+            let text = message {
+                try model.train(adapter, on: recipe.data, output: folder("run"), showsProgress: false)
+            }
+            #expect(text.contains("step 1: 1 of"), "\(text)")
+            #expect(text.contains("the first is forgotten"), "\(text)")
+        }
+    }
+
     @Test func theLibraryTrainsInALoadedModel() async throws {
         try await withTemporaryFolder { folder in
             let recipe = try await recipe(folder)
@@ -313,5 +347,17 @@ import Training
             loaded.detach()
             #expect(try abs(model.evaluate(on: recipe.data).loss - before) < 1e-6)
         }
+    }
+}
+
+/// LoRA with a tensor that it does not use.
+private struct Forgetful: PEFT.Method {
+    static let peftType = "FORGETFUL"
+    static let fields: [Field<Forgetful>] = []
+
+    func attach(to points: AttachPoints, seed: Seed) throws -> PEFT.Attachment {
+        var attachment = try LoRA().attach(to: points, seed: seed)
+        attachment.trainables.append(try Trainable("forgotten", Tensor.zeros([3])))
+        return attachment
     }
 }
