@@ -55,20 +55,3 @@ extension Tokenizer {
         }
     }
 }
-
-/// The machine's part: the same for every verb that computes.
-struct MachineOptions: ParsableArguments {
-    @Option(help: "The type of weights and activations; auto is bfloat16 where the machine multiplies it faster.")
-    var dtype = Precision.auto
-
-    @Option(help: "Where to compute; auto is CUDA where there is a device.")
-    var device = DeviceChoice.auto
-
-    @Option(help: ArgumentHelp("Threads of one operator (default: all cores).", valueName: "count"))
-    var threads: Int?
-
-    func validate() throws {
-        guard let threads else { return }
-        guard (1...4096).contains(threads) else { throw ValidationError("--threads must be from 1 to 4096.") }
-    }
-}
