@@ -54,6 +54,10 @@ let package = Package(
             dependencies: ["Torch", "Formats", "Tokenizers", "Backbones", "PEFT", "Training"],
             swiftSettings: settings),
         .executableTarget(
+            name: "CustomMethod", dependencies: ["Graft"], path: "Examples/CustomMethod", swiftSettings: settings),
+        .executableTarget(
+            name: "Demo", dependencies: ["Graft"], path: "Examples/Demo", swiftSettings: settings),
+        .executableTarget(
             name: "Quickstart", dependencies: ["Graft"], path: "Examples/Quickstart", swiftSettings: settings),
         .executableTarget(
             name: "GraftCLI",

@@ -12,7 +12,8 @@ extension Backbone {
     /// Goes on from several prompts at once; each gives what it would give alone.
     ///
     /// Each row has its own random stream of the same seed, as if the prompts had been given one after the other.
-    /// Stop strings are not looked for.
+    /// Stop strings are not looked for. In bfloat16 the sums of a batch round differently, and where two tokens are
+    /// all but equally likely the choice can too.
     ///
     /// - Parameters:
     ///   - prompts: Token ids, of any lengths.

@@ -29,14 +29,14 @@ public final class AtomicFile {
     public init(path: String) throws {
         self.path = path
         switch PathKind(path) {
-        case .folder: throw FormatError(file: path, "cannot write this file: a folder of that name is there")
-        case .other: throw FormatError(file: path, "cannot write this file: a device or a pipe of that name is there")
+        case .folder: throw FormatError(writing: path, "cannot write this file: a folder of that name is there")
+        case .other: throw FormatError(writing: path, "cannot write this file: a device or a pipe of that name is there")
         case .file, .missing: break
         }
         temporaryPath = path + ".tmp-" + randomSuffix()
         let temporary = temporaryPath
         descriptor = retrying { open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666) }
-        if descriptor < 0 { throw FormatError(file: path, "cannot write this file: \(lastSystemError())") }
+        if descriptor < 0 { throw FormatError(writing: path, "cannot write this file: \(lastSystemError())") }
     }
 
     deinit { cancel() }
@@ -92,7 +92,7 @@ public final class AtomicFile {
     }
 
     private func failure() -> FormatError {
-        let error = FormatError(file: path, "cannot write this file: \(lastSystemError())")
+        let error = FormatError(writing: path, "cannot write this file: \(lastSystemError())")
         cancel()
         unlink(temporaryPath)
         return error

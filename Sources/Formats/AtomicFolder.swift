@@ -45,7 +45,7 @@ public enum AtomicFolder {
         case .missing: return
         case .folder:
             if !replaces { throw FormatError(file: path, "this folder is there already; choose another name") }
-        case .file, .other: throw FormatError(file: path, "cannot make this folder: a file of that name is there")
+        case .file, .other: throw FormatError(writing: path, "cannot make this folder: a file of that name is there")
         }
     }
 
@@ -85,6 +85,6 @@ public enum AtomicFolder {
     }
 
     private static func failure(_ path: String) -> FormatError {
-        FormatError(file: path, "cannot write this folder: \(lastSystemError())")
+        FormatError(writing: path, "cannot write this folder: \(lastSystemError())")
     }
 }

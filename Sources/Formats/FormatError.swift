@@ -18,12 +18,20 @@ public struct FormatError: Error, CustomStringConvertible, Sendable, Equatable {
     public var place: Place?
     /// The sentence, without the file and the place.
     public var message: String
+    /// Whether the file or folder could not be written, as opposed to being wrong.
+    public var isWriteFailure = false
 
     /// Makes an error.
     public init(file: String? = nil, place: Place? = nil, _ message: String) {
         self.file = file
         self.place = place
         self.message = message
+    }
+
+    /// Makes an error about a file or folder that cannot be written.
+    package init(writing path: String, _ message: String) {
+        self.init(file: path, message)
+        isWriteFailure = true
     }
 
     /// `file, place: message`, on one line.

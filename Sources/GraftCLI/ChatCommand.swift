@@ -12,7 +12,7 @@ struct ChatCommand: ParsableCommand {
             /help lists the commands, /exit (or Ctrl-D) ends. Messages may come from a pipe.
             """)
 
-    @OptionGroup var options: AdaptedModelOptions
+    @OptionGroup(title: "Model") var options: ModelOptions
 
     @Option(help: ArgumentHelp("The system's message.", valueName: "text"))
     var system: String?

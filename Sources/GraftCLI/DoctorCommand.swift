@@ -130,7 +130,14 @@ private struct Assets {
         }
         return [
             "folder": folders.first.map { .string($0) } ?? .string("not found: run 'make setup'"),
-            "models": JSON(models.map { .string($0.key) }),
+            "models": JSON(models.map { .string($0.key) }), "data": JSON(Self.data(folders).map { .string($0) }),
         ]
+    }
+
+    /// The folders beside those of models.
+    private static func data(_ folders: [String]) -> [String] {
+        let models = Set(ModelCatalog.aliases.values.compactMap { $0.split(separator: "/").first.map(String.init) })
+        let names = folders.flatMap { (try? FileManager.default.contentsOfDirectory(atPath: $0)) ?? [] }
+        return Set(names).subtracting(models).filter { !$0.hasPrefix(".") }.sorted()
     }
 }

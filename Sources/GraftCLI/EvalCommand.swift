@@ -11,7 +11,7 @@ struct EvalCommand: ParsableCommand {
             text, the completion, or the assistant's turns.
             """)
 
-    @OptionGroup var options: AdaptedModelOptions
+    @OptionGroup(title: "Model") var options: ModelOptions
 
     @Option(help: ArgumentHelp("The JSONL file of rows, as for training.", valueName: "file"))
     var data: String

@@ -48,7 +48,7 @@ enum Failure {
         switch error {
         case OutputError.closed: ExitStatus.closedPipe
         case is OutputError: ExitStatus.cannotWrite
-        case let error as FormatError: error.isWriting ? ExitStatus.cannotWrite : ExitStatus.badInput
+        case let error as FormatError: error.isWriteFailure ? ExitStatus.cannotWrite : ExitStatus.badInput
         case is ModelError, is TokenizerError, is TemplateError, is PEFTError, is RunFolderError, is ScheduleError:
             ExitStatus.badInput
         case is InputError, is TrainingError: ExitStatus.badInput
@@ -67,13 +67,6 @@ enum Failure {
     private static func leave(_ status: Int32) -> Never {
         fflush(nil)
         _exit(status)
-    }
-}
-
-extension FormatError {
-    /// Whether a file or folder could not be written, as opposed to being wrong.
-    fileprivate var isWriting: Bool {
-        ["cannot write", "cannot make", "cannot remove"].contains { message.hasPrefix($0) }
     }
 }
 

@@ -8,7 +8,7 @@ struct GenerateCommand: ParsableCommand {
         abstract: "Let a model go on from a prompt, or answer in chat form.",
         discussion: "The text appears on standard output as it is written, without the prompt.")
 
-    @OptionGroup var options: AdaptedModelOptions
+    @OptionGroup(title: "Model") var options: ModelOptions
 
     @Option(help: ArgumentHelp("The text to go on from.", valueName: "text"))
     var prompt: String?

@@ -41,7 +41,7 @@ struct GraftCommand: ParsableCommand {
         // Likewise a file that outgrows the user's limit.
         signal(SIGXFSZ, SIG_IGN)
         do {
-            try refuseUnknownVerb(CommandLine.arguments.dropFirst().first)
+            try refuseUnknownVerb(Array(CommandLine.arguments.dropFirst()))
             var command = try parseAsRoot()
             try command.run()
         } catch {
@@ -49,13 +49,14 @@ struct GraftCommand: ParsableCommand {
         }
     }
 
-    /// ArgumentParser would call an unknown verb an unexpected argument.
-    private static func refuseUnknownVerb(_ first: String?) throws {
-        guard let first, !first.hasPrefix("-") else { return }
+    /// ArgumentParser would call an unknown verb an unexpected argument, and show its general help for `graft help trian`.
+    private static func refuseUnknownVerb(_ arguments: [String]) throws {
+        let asked = arguments.first == "help" ? arguments.dropFirst().first : arguments.first
+        guard let asked, !asked.hasPrefix("-"), !asked.hasPrefix("___") else { return }
         let verbs = configuration.groupedSubcommands.flatMap(\.subcommands).map { $0._commandName }
-        guard !verbs.contains(first), first != "help", !first.hasPrefix("___") else { return }
+        guard !verbs.contains(asked), asked != "help" else { return }
         throw ValidationError(
-            "There is no verb \"\(first)\".\(suggestion(for: first, in: verbs)) The verbs are "
+            "There is no verb \"\(asked)\".\(suggestion(for: asked, in: verbs)) The verbs are "
                 + verbs.joined(separator: ", ") + ".")
     }
 }

@@ -1,38 +1,41 @@
 import ArgumentParser
 import Graft
 
-/// Which model, where and how it is held: the options of every verb that runs one.
+/// Which model, with which adapter, where and how it is held: the options of every verb that runs one.
 struct ModelOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The model: a Hugging Face folder, a GGUF file or an alias.", valueName: "path"))
     var model: String
 
-    @OptionGroup(title: "Machine") var machine: MachineOptions
-
-    /// Loads the model.
-    ///
-    /// - Throws: What is wrong with the model, or what the machine lacks.
-    func load() throws -> LanguageModel {
-        if let threads = machine.threads { try Machine.setThreads(threads) }
-        return try LanguageModel.load(model, dtype: machine.dtype, device: machine.device)
-    }
-}
-
-/// A model with an adapter or without: the options of the verbs that use what was trained.
-struct AdaptedModelOptions: ParsableArguments {
-    @OptionGroup var base: ModelOptions
-
     @Option(help: ArgumentHelp("A trained adapter: its folder, or the folder of its run.", valueName: "folder"))
     var adapter: String?
 
+    @Option(help: "The type of weights and activations; auto is bfloat16 where the machine multiplies it faster.")
+    var dtype = Precision.auto
+
+    @Option(help: "Where to compute; auto is CUDA where there is a device.")
+    var device = DeviceChoice.auto
+
+    @Option(help: ArgumentHelp("Threads of one operator (default: all cores).", valueName: "count"))
+    var threads: Int?
+
+    func validate() throws {
+        guard let threads else { return }
+        guard (1...4096).contains(threads) else { throw ValidationError("--threads must be from 1 to 4096.") }
+    }
+
     /// Loads the model and puts the adapter to work in it.
     ///
-    /// - Throws: What is wrong with the model or the adapter.
+    /// - Throws: What is wrong with the model or the adapter, or what the machine lacks.
     func load() throws -> LanguageModel {
-        let model = try base.load()
+        if let threads { try Machine.setThreads(threads) }
+        let model = try LanguageModel.load(model, dtype: dtype, device: device)
         if let adapter { _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone) }
         return model
     }
 }
+
+extension Precision: ExpressibleByArgument {}
+extension DeviceChoice: ExpressibleByArgument {}
 
 /// The adapter's folder where a run's is named, else the folder itself.
 func adapterFolder(_ path: String) -> String {
@@ -52,23 +55,3 @@ extension Tokenizer {
         }
     }
 }
-
-/// The machine's part: the same for every verb that computes.
-struct MachineOptions: ParsableArguments {
-    @Option(help: "The type of weights and activations; auto is bfloat16 where the machine multiplies it faster.")
-    var dtype = Precision.auto
-
-    @Option(help: "Where to compute; auto is CUDA where there is a device.")
-    var device = DeviceChoice.auto
-
-    @Option(help: ArgumentHelp("Threads of one operator (default: all cores).", valueName: "count"))
-    var threads: Int?
-
-    func validate() throws {
-        guard let threads else { return }
-        guard (1...4096).contains(threads) else { throw ValidationError("--threads must be from 1 to 4096.") }
-    }
-}
-
-extension Precision: ExpressibleByArgument {}
-extension DeviceChoice: ExpressibleByArgument {}

@@ -18,7 +18,7 @@ final class AppendFile {
         self.path = path
         let flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | (isNew ? O_EXCL : 0)
         descriptor = retrying { open(path, flags, 0o666) }
-        guard descriptor >= 0 else { throw FormatError(file: path, "cannot write this file: \(lastSystemError())") }
+        guard descriptor >= 0 else { throw FormatError(writing: path, "cannot write this file: \(lastSystemError())") }
     }
 
     deinit { close(descriptor) }
@@ -34,7 +34,7 @@ final class AppendFile {
                 retrying { write(descriptor, rest.baseAddress, rest.count) }
             }
             guard step > 0 else {
-                let error = FormatError(file: path, "cannot write this file: \(lastSystemError())")
+                let error = FormatError(writing: path, "cannot write this file: \(lastSystemError())")
                 if start >= 0 { _ = ftruncate(descriptor, start) }
                 throw error
             }

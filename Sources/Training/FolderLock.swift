@@ -23,7 +23,7 @@ final class FolderLock {
         while true {
             descriptor = retrying { open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o666) }
             guard descriptor >= 0 else {
-                throw FormatError(file: folder, "cannot write in this folder: \(lastSystemError())")
+                throw FormatError(writing: folder, "cannot write in this folder: \(lastSystemError())")
             }
             if retrying({ flock(descriptor, LOCK_EX | LOCK_NB) }) != 0, errno == EWOULDBLOCK {
                 let owner = Self.text(descriptor)

@@ -86,7 +86,7 @@ public final class RunFolder {
         step: Int, keep: Int? = nil, _ body: (String) throws -> Void
     ) throws -> RunLayout.Checkpoint {
         if mkdir(layout.checkpointsFolder, 0o777) != 0, errno != EEXIST {
-            throw FormatError(file: layout.checkpointsFolder, "cannot make this folder: \(lastSystemError())")
+            throw FormatError(writing: layout.checkpointsFolder, "cannot make this folder: \(lastSystemError())")
         }
         let path = layout.checkpoint(step: step)
         try AtomicFolder.write(to: path, body)
@@ -108,7 +108,7 @@ public final class RunFolder {
     private static func removeWhole(_ path: String) throws {
         let aside = path + temporaryMark + randomSuffix()
         guard rename(path, aside) == 0 else {
-            throw FormatError(file: path, "cannot remove this folder: \(lastSystemError())")
+            throw FormatError(writing: path, "cannot remove this folder: \(lastSystemError())")
         }
         try? FileManager.default.removeItem(atPath: aside)
     }
@@ -154,7 +154,7 @@ public final class RunFolder {
         let parent = parentFolder(of: path)
         let made = parent == path ? [] : try makeFolders(parent)
         guard mkdir(path, 0o777) == 0 || errno == EEXIST else {
-            let error = FormatError(file: path, "cannot make this folder: \(lastSystemError())")
+            let error = FormatError(writing: path, "cannot make this folder: \(lastSystemError())")
             removeEmpty(made)
             throw error
         }

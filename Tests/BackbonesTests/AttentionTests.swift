@@ -48,4 +48,36 @@ import Torch
         let (exact, half) = (try gradient(.float32), try gradient(.bfloat16))
         #expect(try rootMeanSquare(half, exact) < 0.03 * rootMeanSquare(exact, exact.zerosLike()))
     }
+
+    /// Only some of the three inputs need a gradient where an adapter sits on one projection alone.
+    @Test func gradientOfOneInput() throws {
+        var random = SeededGenerator(seed: 62)
+        func value(_ shape: [Int]) throws -> Tensor { try Tensor(random.normals(shape.reduce(1, *)), shape: shape) }
+        let inputs = try [value([1, 4, 6, 8]), value([1, 2, 6, 8]), value([1, 2, 6, 8])]
+        let bias = try Tensor.zeros([6, 6])
+        for index in inputs.indices {
+            let leaves = try inputs.map { try $0.cloned() }
+            try leaves[index].requiringGrad()
+            let kernel = try scaledDotProductAttention(query: leaves[0], key: leaves[1], value: leaves[2])
+            let products = try PlainAttention.attend(leaves[0], leaves[1], leaves[2], bias: bias)
+            let grads = try [kernel, products].map {
+                try #require(gradients(of: [$0.squared().sum()], with: [leaves[index]])[0])
+            }
+            #expect(try difference(grads[0], grads[1]) < 1e-5)
+        }
+    }
+
+    /// A token of padding that may see nothing spoils neither its own row nor others.
+    @Test(arguments: [DType.float32, .bfloat16])
+    func tokensThatSeeNothing(dtype: DType) async throws {
+        let folder = try await TinyModels.shared.folder("mistral", seed: 11)
+        let backbone = try load(folder, dtype: dtype)
+        let ids = try tensor([[4, 5, 6, 0, 0]])
+        var context = Context()
+        context.mask = try Tensor((0..<25).map { $0 % 5 <= $0 / 5 && $0 / 5 < 3 }, shape: [1, 1, 5, 5])
+        let padded = try withoutGrad { try backbone.logits(ids, context) }
+        #expect(try padded.isAllFinite())
+        let alone = try withoutGrad { try backbone.logits(tensor([[4, 5, 6]])) }
+        #expect(try difference(padded.narrowed(1, start: 0, length: 3), alone) < (dtype == .float32 ? 1e-5 : 0.05))
+    }
 }

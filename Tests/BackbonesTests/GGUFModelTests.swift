@@ -83,8 +83,12 @@ import Torch
         let found = try withoutGrad { try backbone.logits(tensor(ids)) }
         #expect(try difference(found, expected) < 1e-4)
 
-        // bfloat16 answers with the same tokens where the decision is not close.
-        let half = try withoutGrad { try load(path, dtype: .bfloat16).logits(tensor(ids)) }
+        // Blocks become bfloat16 in one step, and the logits differ by that rounding only.
+        let small = try load(path, dtype: .bfloat16)
+        for (narrow, wide) in zip(small.parameters, backbone.parameters) {
+            #expect(try narrow.frozen.isIdentical(to: wide.frozen.to(dtype: .bfloat16)))
+        }
+        let half = try withoutGrad { try small.logits(tensor(ids)) }
         #expect(try rootMeanSquare(half, expected) < 0.2)
 
         let prompt = Array(ids[0][..<8])

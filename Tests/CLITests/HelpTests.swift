@@ -43,6 +43,7 @@ import Testing
 
     @Test func unknownVerb() async throws {
         try await graft("trian").expectFailure(64, "\"trian\"", "Did you mean \"train\"?")
+        try await graft("help", "trian").expectFailure(64, "\"trian\"", "Did you mean \"train\"?")
         try await graft("quux").expectFailure(64, "\"quux\"", "train, eval")
     }
 

