@@ -80,7 +80,7 @@ def run_graft(data, dtype, steps, folder):
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "tokens_per_second" in row and "loss" in row]
     return {
-        "seconds": [row["tokens"] / row["tokens_per_second"] for row in steps],
+        "seconds": [ROWS * LENGTH / row["tokens_per_second"] for row in steps],
         "losses": [row["loss"] for row in steps],
         "peak": max(row.get("peak_memory_bytes", 0) for row in rows),
         "whole": whole,
