@@ -78,7 +78,7 @@ def run_graft(data, dtype, steps, folder):
     subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
     whole = time.perf_counter() - begin
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    steps = [row for row in rows if "tokens_per_second" in row]
+    steps = [row for row in rows if "tokens_per_second" in row and "loss" in row]
     return {
         "seconds": [row["tokens"] / row["tokens_per_second"] for row in steps],
         "losses": [row["loss"] for row in steps],

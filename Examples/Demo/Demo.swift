@@ -118,7 +118,7 @@ enum Demo {
         let index = data.test.indices.first { best.exam.scores[$0].isRight && !before.scores[$0].isRight } ?? 0
         return """
             One test row, which no method has seen in training:
-              \(data.test[index].prompt.replacingOccurrences(of: "\n", with: "\n  "))
+            \(Console.wrapped(data.test[index].prompt, indent: 2))
               the right answer: \(data.test[index].answer)
               before:\(Tester.shown(before.answers[index]))
               after \(best.contestant.title):\(Tester.shown(best.exam.answers[index]))
