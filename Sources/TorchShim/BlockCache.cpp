@@ -23,7 +23,7 @@ namespace {
 
 constexpr size_t kPage = 4096;
 /// Smaller blocks are the C library's, which is quicker with them.
-constexpr size_t kSmallest = 256 << 10;
+constexpr size_t kSmallest = 64 << 10;
 /// What may be kept beyond the largest use so far, so that short sequences of different sizes find their blocks.
 constexpr size_t kSlack = 32 << 20;
 

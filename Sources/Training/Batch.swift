@@ -1,3 +1,4 @@
+import Backbones
 import Torch
 
 /// Rows side by side, filled up at the right, with what the model learns to predict.
@@ -24,10 +25,12 @@ public struct Batch {
     /// - Parameters:
     ///   - examples: The rows.
     ///   - padding: The token that fills rows up.
+    ///   - multiple: What the rows' length is a multiple of. In bf16 the CPU's matrix library keeps code and memory for
+    ///     every shape that it meets; see ``lengthMultiple(of:)``.
     ///   - device: Where the batch goes.
     /// - Throws: `TorchError` when memory is short.
-    public init(_ examples: [Example], padding: Int, device: Device = .cpu) throws {
-        let time = examples.map(\.ids.count).max() ?? 0
+    public init(_ examples: [Example], padding: Int, multiple: Int = 1, device: Device = .cpu) throws {
+        let time = Self.length(of: examples, multiple: multiple)
         var ids: [Int] = []
         var positions: [Int] = []
         var targets: [Int] = []
@@ -45,6 +48,19 @@ public struct Batch {
         self.targets = try Tensor(targets).to(device: device)
         tokens = examples.reduce(0) { $0 + $1.ids.count }
         supervisedCounts = examples.map(\.supervisedCount)
+    }
+}
+
+extension Batch {
+    /// The length of a batch's rows.
+    static func length(of examples: some Sequence<Example>, multiple: Int) -> Int {
+        let longest = examples.map(\.ids.count).max() ?? 0
+        return (longest + multiple - 1) / multiple * multiple
+    }
+
+    /// What the length of rows should be a multiple of for a model: few shapes in bf16 on the CPU, else no filling.
+    static func lengthMultiple(of backbone: any Backbone) -> Int {
+        backbone.device == .cpu && backbone.dtype == .bfloat16 ? 8 : 1
     }
 }
 

@@ -195,7 +195,7 @@ public final class Trainer {
         var sum = 0.0
         for start in stride(from: 0, to: rows.count, by: recipe.batchSize) {
             let part = Array(rows[start..<min(start + recipe.batchSize, rows.count)])
-            let batch = try Batch(part, padding: model.paddingToken, device: model.backbone.device)
+            let batch = try model.batch(part)
             let dropout = DropoutSource(seed: Seed(UInt64(recipe.seed)), pass: "\(state.step)/\(start)")
             let loss = try objective.losses(batch, model.backbone, Context(dropout: dropout)).sum()
             let value: Double = try loss.item()

@@ -1,3 +1,4 @@
+import Backbones
 import Formats
 import PEFT
 import Torch
@@ -67,7 +68,7 @@ public struct TrainingPlan: Sendable {
         stepsPerEpoch = setup.order.stepsPerEpoch
         let largest = Self.largestBatch(setup, steps: steps)
         let estimate = MemoryEstimate(backbone, adapter, tokens: largest.tokens, supervised: largest.supervised)
-        memory = Self.parts(estimate, on: backbone.device)
+        memory = Self.parts(estimate, lengths: largest.lengths, on: backbone)
         let exported = try adapter.exported().tensors
         // Beside its values each tensor has an entry of about 80 bytes and its name.
         adapterFileBytes = exported.reduce(0) { $0 + $1.value.byteCount + $1.key.utf8.count + 80 }
@@ -75,35 +76,46 @@ public struct TrainingPlan: Sendable {
         firstRow = try data.examples.first?.segments(setup.model.tokenizer) ?? []
     }
 
-    /// The tokens, filling included, of the batch with the most of them, and its supervised tokens.
-    private static func largestBatch(_ setup: TrainingSetup, steps: Int) -> (tokens: Int, supervised: Int) {
+    /// The tokens, filling included, of the batch with the most of them, its supervised tokens, and how many different
+    /// lengths batches have.
+    private static func largestBatch(
+        _ setup: TrainingSetup, steps: Int
+    ) -> (tokens: Int, supervised: Int, lengths: Int) {
         var order = setup.order
         let size = setup.recipe.batchSize
+        let multiple = Batch.lengthMultiple(of: setup.model.backbone)
         var largest = (tokens: 0, supervised: 0)
+        var lengths: Set<Int> = []
         // A pass or two see all there is to see; later ones only mix it anew.
         for step in 0..<min(steps, 2 * order.stepsPerEpoch) {
             let rows = order.rows(step: step).map { setup.data.examples[$0] }
             for start in stride(from: 0, to: rows.count, by: size) {
                 let part = rows[start..<min(start + size, rows.count)]
-                let tokens = part.count * (part.map(\.ids.count).max() ?? 0)
+                let length = Batch.length(of: part, multiple: multiple)
+                lengths.insert(length)
+                let tokens = part.count * length
                 if tokens > largest.tokens { largest = (tokens, part.reduce(0) { $0 + $1.supervisedCount }) }
             }
         }
-        return largest
+        return (largest.tokens, largest.supervised, lengths.count)
     }
 
-    private static func parts(_ estimate: MemoryEstimate, on device: Device) -> [Part] {
+    private static func parts(_ estimate: MemoryEstimate, lengths: Int, on backbone: any Backbone) -> [Part] {
         var parts = [
             Part(name: "frozen weights", bytes: estimate.weights), Part(name: "adapter", bytes: estimate.adapter),
             Part(name: "gradients", bytes: estimate.gradients),
             Part(name: "optimiser state", bytes: estimate.optimiser),
             Part(name: "activations", bytes: estimate.activations), Part(name: "logits", bytes: estimate.logits),
         ]
-        if device == .cpu {
+        if backbone.device == .cpu {
             // What this process holds now beside weights and adapter is what a training process would hold too.
             let rest = Memory.resident() - estimate.weights - estimate.adapter
             parts.append(Part(name: "program, engine, data", bytes: max(0, rest)))
             parts.append(Part(name: "kept for reuse", bytes: Memory.keptBytes))
+            // Measured: code that is paged in by the first step, and in bf16 what the matrix library keeps for each
+            // length of rows, of which it forgets the oldest.
+            let shapes = backbone.dtype == .bfloat16 ? 18_000_000 * min(lengths, 24) : 0
+            parts.append(Part(name: "engine's work space", bytes: 50_000_000 + shapes))
         }
         return parts
     }
@@ -141,7 +153,10 @@ extension TrainingPlan {
     /// The plan as an object, for `--json`.
     public var json: JSON {
         var parts = KeyedList<JSON>()
-        for part in memory { parts[part.name.map { $0.isLetter ? "\($0)" : "_" }.joined()] = JSON(part.bytes) }
+        for part in memory {
+            parts[part.name.replacing(", ", with: "_").replacing(" ", with: "_").replacing("'s", with: "")] = JSON(
+                part.bytes)
+        }
         return [
             "recipe": recipe.json, "trainable_parameters": JSON(trainableParameters),
             "model_parameters": JSON(modelParameters), "memory_bytes": .object(parts),
