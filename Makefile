@@ -73,6 +73,9 @@ lint: ## Check the Swift files' format and style
 	@$(SWIFT) format lint --strict --recursive --parallel $(SWIFT_FILES)
 	@echo "lint: clean"
 
+docs: build ## Write the tables in the documentation that the program knows
+	@scripts/update-docs.sh
+
 install: build ## Copy graft, its engine and LibTorch below PREFIX (/usr/local)
 	@scripts/install.sh "$(PREFIX)"
 

@@ -1,0 +1,28 @@
+import Foundation
+import TestSupport
+import Testing
+
+@Suite("Documentation that repeats what the program or a source file says")
+struct DocumentationTests {
+    private func page(_ name: String) throws -> String {
+        try String(contentsOfFile: RepositoryPaths.root + "/" + name, encoding: .utf8)
+    }
+
+    @Test func theReadmeHasTheRegistrysTable() async throws {
+        let table = try await graft("methods", "--markdown").output
+        #expect(table.contains("`lorta`"))
+        #expect(try page("README.md").contains(table), "README.md is stale: run 'make docs'")
+    }
+
+    @Test func theWorkedMethodIsTheOneThatRuns() throws {
+        let source = try page("Examples/CustomMethod/LoRAXS.swift")
+        #expect(try page("CONTRIBUTING.md").contains("```swift\n\(source)```"))
+    }
+
+    @Test func theReadmesLibraryLinesAreTheQuickstart() throws {
+        let quickstart = try page("Examples/Quickstart/main.swift")
+        for line in ["LanguageModel.load(\"smollm2-135m\")", "model.attach(\"lora\", [\"r\": 8, \"target_modules\": \"all-linear\"])"] {
+            #expect(try quickstart.contains(line) && page("README.md").contains(line))
+        }
+    }
+}
