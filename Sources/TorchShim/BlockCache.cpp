@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <list>
 #include <map>
@@ -26,6 +27,9 @@ constexpr size_t kPage = 4096;
 constexpr size_t kSmallest = 64 << 10;
 /// What may be kept beyond the largest use so far, so that short sequences of different sizes find their blocks.
 constexpr size_t kSlack = 32 << 20;
+
+/// How many of those who asked for kept blocks still want them.
+std::atomic<int> keepers{0};
 
 class BlockCache {
  public:
@@ -60,6 +64,10 @@ class BlockCache {
         const size_t size = found->second;
         used_.erase(found);
         inUse_ -= size;
+        if (keepers == 0) {
+            munmap(data, size);
+            return true;
+        }
         keptBytes_ += size;
         kept_.push_back({data, size});
         kept_.back().place = bySize_.emplace(size, std::prev(kept_.end()));
@@ -124,7 +132,7 @@ void release(void *data) {
 class CachingAllocator final : public c10::Allocator {
  public:
     c10::DataPtr allocate(size_t bytes) override {
-        void *data = bytes < kSmallest ? c10::alloc_cpu(bytes) : cache().take(bytes);
+        void *data = bytes < kSmallest || keepers == 0 ? c10::alloc_cpu(bytes) : cache().take(bytes);
         return {data, data, &release, c10::Device(c10::kCPU)};
     }
 
@@ -138,9 +146,13 @@ class CachingAllocator final : public c10::Allocator {
 }  // namespace
 
 void setKeepsBlocks(bool keeps) {
-    static auto *allocator = new CachingAllocator;
-    c10::SetCPUAllocator(keeps ? static_cast<c10::Allocator *>(allocator) : c10::GetDefaultCPUAllocator());
-    if (!keeps) cache().clear();
+    // Once in place the allocator stays: the matrix library frees by whatever allocator is in place at that time, and
+    // only this one knows both kinds of blocks.
+    static const bool isInPlace = [] {
+        c10::SetCPUAllocator(new CachingAllocator);
+        return true;
+    }();
+    if (isInPlace && (keepers += keeps ? 1 : -1) == 0) cache().clear();
 }
 
 }  // namespace graft

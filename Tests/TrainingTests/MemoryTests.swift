@@ -38,4 +38,26 @@ import Torch
         let text = message { try Memory.keepingBlocks { _ = try Tensor.empty([1 << 44]) } }
         #expect(text.contains("not enough memory"), "\(text)")
     }
+
+    /// The matrix library keeps work space between products and frees it by the allocator of that later moment.
+    @Test func blocksOutliveTheirKeeping() throws {
+        func products(_ sizes: [Int]) throws {
+            for size in sizes {
+                let matrix = try Tensor.ones([size, size], dtype: .bfloat16)
+                #expect(try linear(matrix, matrix).selected(0, 0).selected(0, 0).item(as: Float.self) == Float(size))
+            }
+        }
+        var survivors: [Tensor] = []
+        for round in 0..<3 {
+            try Memory.keepingBlocks {
+                try products([96 + round, 512, 1024])
+                survivors.append(try Tensor.ones([300_000 + round]))
+            }
+            try products([1280, 256, 1536 + 8 * round])
+            let sum: Float = try survivors[round].sum().item()
+            #expect(sum == Float(300_000 + round))
+        }
+        survivors.removeAll()
+        try products([640])
+    }
 }
