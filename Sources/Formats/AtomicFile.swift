@@ -30,7 +30,8 @@ public final class AtomicFile {
         self.path = path
         switch PathKind(path) {
         case .folder: throw FormatError(writing: path, "cannot write this file: a folder of that name is there")
-        case .other: throw FormatError(writing: path, "cannot write this file: a device or a pipe of that name is there")
+        case .other:
+            throw FormatError(writing: path, "cannot write this file: a device or a pipe of that name is there")
         case .file, .missing: break
         }
         temporaryPath = path + ".tmp-" + randomSuffix()

@@ -37,7 +37,9 @@ extension SafetensorsType {
 }
 
 extension SafetensorsTensor {
-    /// The tensor over the mapped file, without a copy. Writing into it does not reach the file.
+    /// The tensor over the mapped file, without a copy.
+    ///
+    /// Writing into it does not reach the file.
     ///
     /// - Throws: `FormatError` when the engine has no such dtype; `TorchError` when the tensor cannot be made.
     public func tensor() throws -> Tensor {

@@ -21,7 +21,9 @@ struct DocumentationTests {
 
     @Test func theReadmesLibraryLinesAreTheQuickstart() throws {
         let quickstart = try page("Examples/Quickstart/main.swift")
-        for line in ["LanguageModel.load(\"smollm2-135m\")", "model.attach(\"lora\", [\"r\": 8, \"target_modules\": \"all-linear\"])"] {
+        let load = #"LanguageModel.load("smollm2-135m")"#
+        let attach = #"model.attach("lora", ["r": 8, "target_modules": "all-linear"])"#
+        for line in [load, attach] {
             #expect(try quickstart.contains(line) && page("README.md").contains(line))
         }
     }
