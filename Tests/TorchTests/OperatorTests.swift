@@ -80,7 +80,8 @@ struct OperatorTests {
             ),
             (
                 message { _ = try Tensor.zeros([1 << 45], dtype: .bfloat16) },
-                "aten::zeros([35184372088832], bfloat16, none, cpu): DefaultCPUAllocator: can't allocate memory"
+                // What follows is the allocator's: LibTorch's own, or the one that training puts in its place.
+                "aten::zeros([35184372088832], bfloat16, none, cpu): "
             ),
             (
                 message { try call("aten::cudnn_convolution_relu", x, x, Argument.none, [1], [1], [1], 1) },
