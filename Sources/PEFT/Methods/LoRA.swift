@@ -161,9 +161,10 @@ struct DoRAUpdate: WeightUpdate {
         let weight = try layer.weight.value()
         let scale = try (magnitude / rowNorms(weight.to(dtype: .float32))).to(dtype: input.dtype)
         let frozen = try linear(input, weight)
-        let adapted = try (kept === input ? frozen : linear(kept, weight)) + direction(kept)
+        let product = try kept === input ? frozen : linear(kept, weight)
+        let adapted = try (product + direction(kept)) * scale
         // The bias is never scaled; without dropout the frozen products cancel.
-        let output = try kept === input ? adapted * scale : frozen + adapted * scale - linear(kept, weight)
+        let output = try kept === input ? adapted : frozen + adapted - product
         return try layer.bias.map { try output + $0.value() } ?? output
     }
 
