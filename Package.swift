@@ -14,6 +14,8 @@ let staticRuntime: [LinkerSetting] = [
             "-static-stdlib", "-use-ld=lld", "-lFoundation", "-lCoreFoundation", "-lFoundationInternationalization",
             "-lFoundationEssentials", "-l_FoundationCollections", "-l_FoundationCShims", "-l_FoundationICU",
             "-lswiftSynchronization",
+            // The archives come first, so that the program needs neither library where it runs.
+            "-l:libpcre2-8.a", "-l:libz.a", "-Xlinker", "--as-needed",
         ],
         .when(platforms: [.linux]))
 ]
@@ -33,12 +35,15 @@ let package = Package(
     targets: [
         .target(name: "CTorch", linkerSettings: [.linkedLibrary("dl", .when(platforms: [.linux]))]),
         .target(name: "CBlocks"),
+        .systemLibrary(
+            name: "CPCRE2", path: "Sources/CPCRE2", providers: [.apt(["libpcre2-dev"])]),
+        .systemLibrary(name: "CZlib", path: "Sources/CZlib", providers: [.apt(["zlib1g-dev"])]),
         .target(
             name: "Torch",
             dependencies: ["CTorch", .product(name: "Crypto", package: "swift-crypto")],
             swiftSettings: settings),
-        .target(name: "Formats", dependencies: ["Torch", "CBlocks"], swiftSettings: settings),
-        .target(name: "Tokenizers", dependencies: ["Formats"], swiftSettings: settings),
+        .target(name: "Formats", dependencies: ["Torch", "CBlocks", "CZlib"], swiftSettings: settings),
+        .target(name: "Tokenizers", dependencies: ["Formats", "CPCRE2"], swiftSettings: settings),
         .target(name: "Backbones", dependencies: ["Torch", "Formats", "Tokenizers"], swiftSettings: settings),
         .target(name: "PEFT", dependencies: ["Torch", "Formats", "Backbones"], swiftSettings: settings),
         .target(

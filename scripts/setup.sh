@@ -37,6 +37,11 @@ cxx_works() {
     return $result
 }
 
+# Whether C++ programs find a header.
+has_header() {
+    echo "#include <$1>" | "$cxx" -DPCRE2_CODE_UNIT_WIDTH=8 -std=c++20 -fsyntax-only -x c++ - >/dev/null 2>&1
+}
+
 missing_packages() {
     command -v git >/dev/null || echo git
     if ! command -v "$PYTHON" >/dev/null; then
@@ -45,12 +50,19 @@ missing_packages() {
         "$PYTHON" -m pip --version >/dev/null 2>&1 || echo python3-pip
         "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
     fi
-    cxx_works || echo g++
+    if ! cxx_works; then
+        echo g++ libpcre2-dev zlib1g-dev libgloo-dev
+        return
+    fi
+    has_header pcre2.h || echo libpcre2-dev
+    has_header zlib.h || echo zlib1g-dev
+    # The headers of the library that LibTorch's processes talk through; LibTorch holds the library itself.
+    has_header gloo/context.h || echo libgloo-dev
 }
 
 check_system() {
     local found stamp=.graft/stamps/system packages
-    found="$(command -v "$SWIFT" || true) $cxx $(command -v "$PYTHON" || true) $(command -v git || true)"
+    found="2 $(command -v "$SWIFT" || true) $cxx $(command -v "$PYTHON" || true) $(command -v git || true)"
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$found" ]; then return; fi
 
     command -v "$SWIFT" >/dev/null || fail "Swift was not found: install Swift 6.1 or newer (swift.org/install)."
@@ -65,7 +77,7 @@ check_system() {
         cxx=$(scripts/find-cxx.sh)
         packages=$(missing_packages | tr '\n' ' ')
         [ -z "$packages" ] || fail "these packages are installed but do not work: $packages"
-        found="$(command -v "$SWIFT") $cxx $(command -v "$PYTHON") $(command -v git)"
+        found="2 $(command -v "$SWIFT") $cxx $(command -v "$PYTHON") $(command -v git)"
     fi
     { printf '%s' "$found" >"$stamp.$$" && mv "$stamp.$$" "$stamp"; } 2>/dev/null ||
         fail "cannot write to $root/.graft: check its permissions and the disk's space."

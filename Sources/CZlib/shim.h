@@ -1,0 +1,2 @@
+// zlib, which reads and writes gzip files.
+#include <zlib.h>
