@@ -32,6 +32,13 @@ public struct Dataset: Sendable {
     /// SHA-256 over the examples, in hexadecimal: equal where training would see the same tokens.
     public let digest: String
 
+    /// The number of rows that can be learnt from.
+    public var count: Int { examples.count }
+    /// A row that can be learnt from, by its place among them.
+    public subscript(index: Int) -> Example { examples[index] }
+    /// The tokens of a row.
+    public func length(at index: Int) -> Int { examples[index].ids.count }
+
     /// The tokens of all examples.
     public var tokens: Int { examples.reduce(0) { $0 + $1.ids.count } }
     /// The tokens that are part of the loss.

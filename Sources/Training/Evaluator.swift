@@ -61,11 +61,11 @@ public struct Evaluator {
     /// - Throws: `TorchError` when memory is short.
     public func evaluate(_ data: Dataset) throws -> Evaluation {
         // Rows of like length share a batch, so that little is computed for what only fills them up.
-        let order = data.examples.indices.sorted { data.examples[$0].ids.count < data.examples[$1].ids.count }
-        var rows: [Evaluation.Row?] = data.examples.map { _ in nil }
+        let order = (0..<data.count).sorted { data.length(at: $0) < data.length(at: $1) }
+        var rows = [Evaluation.Row?](repeating: nil, count: data.count)
         for start in stride(from: 0, to: order.count, by: batchSize) {
             let chosen = order[start..<min(start + batchSize, order.count)]
-            let examples = chosen.map { data.examples[$0] }
+            let examples = chosen.map { data[$0] }
             for (index, row) in zip(chosen, try evaluate(examples)) { rows[index] = row }
         }
         return Evaluation(rows: rows.compactMap { $0 })

@@ -170,7 +170,7 @@ public final class Trainer {
     /// One optimiser step: gradients of all its rows, clipping, update.
     private func takeStep() throws {
         let start = ContinuousClock.now
-        let rows = order.rows(step: state.step).map { data.examples[$0] }
+        let rows = order.rows(step: state.step).map { data[$0] }
         let supervised = rows.reduce(0) { $0 + $1.supervisedCount }
         let lossSum = try addGradients(rows, supervised: supervised)
         if !hasCheckedGradients { try requireGradients() }

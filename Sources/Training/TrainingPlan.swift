@@ -58,12 +58,12 @@ public struct TrainingPlan: Sendable {
         self.recipe = setup.recipe
         trainableParameters = adapter.parameterCount
         modelParameters = backbone.parameterCount
-        rows = data.examples.count
+        rows = data.count
         tokens = data.tokens
         supervisedTokens = data.supervisedTokens
         longestRow = data.longest
         truncationNote = data.truncationNote
-        evalRows = setup.evalData?.examples.count ?? 0
+        evalRows = setup.evalData?.count ?? 0
         steps = try setup.totalSteps()
         stepsPerEpoch = setup.order.stepsPerEpoch
         let largest = Self.largestBatch(setup, steps: steps)
@@ -88,7 +88,7 @@ public struct TrainingPlan: Sendable {
         var lengths: Set<Int> = []
         // A pass or two see all there is to see; later ones only mix it anew.
         for step in 0..<min(steps, 2 * order.stepsPerEpoch) {
-            let rows = order.rows(step: step).map { setup.data.examples[$0] }
+            let rows = order.rows(step: step).map { setup.data[$0] }
             for start in stride(from: 0, to: rows.count, by: size) {
                 let part = rows[start..<min(start + size, rows.count)]
                 let length = Batch.length(of: part, multiple: multiple)

@@ -41,7 +41,7 @@ struct TrainingSetup {
 
     /// The order of the rows.
     var order: DataOrder {
-        DataOrder(seed: Seed(UInt64(recipe.seed)), count: data.examples.count, rowsPerStep: rowsPerStep)
+        DataOrder(seed: Seed(UInt64(recipe.seed)), count: data.count, rowsPerStep: rowsPerStep)
     }
 
     /// The optimiser steps of the whole run.
