@@ -21,8 +21,7 @@ public final class Trainer {
     private let totalSteps: Int
     private var order: DataOrder
     private var state: TrainingCheckpoint
-    /// Whether this process has seen that every trainable gets a gradient.
-    private var hasCheckedGradients = false
+    private var gradientCheck = GradientCheck()
     private var lastLoss: Double?
     /// The last step whose evaluation is in the report.
     private var evaluatedStep: Int?
@@ -38,8 +37,8 @@ public final class Trainer {
     ///   - output: The run folder, which is new or empty.
     ///   - showsProgress: Whether progress is written to standard error.
     /// - Returns: What the run has come to; see ``TrainingResult/isInterrupted``.
-    /// - Throws: What is wrong with the recipe, the model, the data or the folder; ``TrainingError`` when the run cannot
-    ///   go on.
+    /// - Throws: What is wrong with the recipe, the model, the data or the folder; ``TrainingFailure`` when a loss or a
+    ///   gradient is no finite number; ``TrainingError`` when the run cannot go on for another reason.
     @discardableResult
     public static func run(
         _ recipe: Recipe, output: String, showsProgress: Bool = true
@@ -68,7 +67,9 @@ public final class Trainer {
         let begun = try Recipe(path: folder.layout.recipe)
         let setup = try TrainingSetup(recipe ?? begun)
         try setup.recipe.requireSame(as: begun)
-        return try Trainer(setup, in: folder, resumes: true, showsProgress: showsProgress).run()
+        let trainer = try Trainer(setup, in: folder, resumes: true, showsProgress: showsProgress)
+        setup.recipe.versionNote(since: begun).map(trainer.report.note)
+        return try trainer.run()
     }
 
     init(_ setup: TrainingSetup, in folder: RunFolder, resumes: Bool, showsProgress: Bool) throws {
@@ -89,7 +90,7 @@ public final class Trainer {
         settings.weightDecay = recipe.weightDecay
         optimiser = try AdamW(adapter.trainables, settings: settings)
         state = TrainingCheckpoint(recipe: recipe.fixedDigest, data: data.digest)
-        var notes = [data.truncationNote, evalData?.truncationNote].compactMap { $0 }
+        var notes = try [data.truncationNote, evalData?.truncationNote, adapter.zeroWeightNote()].compactMap { $0 }
         if resumes { notes += try Self.restore(&state, from: folder, adapter, optimiser) }
         guard state.step <= totalSteps else {
             throw TrainingError(
@@ -98,6 +99,7 @@ public final class Trainer {
         }
         try AtomicFile.write(recipe.yaml(), to: folder.layout.recipe)
         if resumes {
+            folder.layout.removeFailure()
             best = try evalData.flatMap { try BestAdapter(in: folder.layout, data: $0.digest) }
             try folder.removeCheckpoints(after: state.step)
             if PathKind(folder.layout.metrics) == .file {
@@ -176,50 +178,41 @@ public final class Trainer {
     private func takeStep() throws {
         let start = ContinuousClock.now
         let plan = order.plan(step: state.step, layout: recipe.layout) { data.length(at: $0) }
-        let sums = try addGradients(plan)
-        if !hasCheckedGradients { try requireGradients() }
+        let sums: StepSums
+        do {
+            sums = try gradientStep.addGradients(of: plan)
+        } catch let loss as NonFiniteLoss {
+            throw try stop(nonFiniteGuard.explain(loss, in: plan))
+        }
+        let learningRate = recipe.learningRate * schedule.factor(at: state.step)
+        try gradientCheck.check(adapter, step: state.step + 1, learningRate: learningRate).map(report.note)
         try adapter.prepareStep()
         let gradients = adapter.trainables.compactMap(\.tensor.grad)
         let norm = try clipNorm(of: gradients, to: recipe.maxGradNorm)
-        guard norm.isFinite else { throw try nonFiniteGradient(norm) }
-        let learningRate = recipe.learningRate * schedule.factor(at: state.step)
+        guard norm.isFinite else { throw try stop(nonFiniteGuard.explain(gradientNorm: norm, in: plan)) }
         try optimiser.step(learningRate: learningRate)
         for trainable in adapter.trainables { try trainable.tensor.setGrad(nil) }
 
         state.countStep(
             tokens: sums.tokens, lossSum: sums.loss, supervised: sums.supervised,
             seconds: start.duration(to: .now) / .seconds(1))
-        if isDue(recipe.loggingSteps) || state.step == totalSteps { try record(learningRate, norm) }
+        if isDue(recipe.loggingSteps) || state.step == totalSteps { try record(sums, learningRate, norm) }
     }
 
-    private func addGradients(_ plan: StepPlan) throws -> StepSums {
-        do {
-            return try gradientStep.addGradients(of: plan)
-        } catch let error as NonFiniteLoss {
-            throw TrainingError(
-                "step \(state.step + 1): the loss is \(error.value) for the rows at lines "
-                    + "\(error.pass.rows.map { "\(data[$0].line)" }.joined(separator: ", ")) of \(data.path); lower "
-                    + "learning_rate" + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
+    private var nonFiniteGuard: NonFiniteGuard {
+        NonFiniteGuard(model: model, adapter: adapter, data: data, gradientStep: gradientStep)
+    }
+
+    /// Keeps what shows a failure again: the state before the step, in which nothing of it is, and `failure.json`.
+    private func stop(_ failure: TrainingFailure) throws -> TrainingFailure {
+        if state.step > 0, savedStep != state.step, try adapter.trainables.allSatisfy({ try $0.tensor.isAllFinite() }) {
+            try writeCheckpoint(keep: nil)
         }
-    }
-
-    /// A trainable that nothing depends on would be saved as it began, without a word.
-    private func requireGradients() throws {
-        let missing = adapter.trainables.filter { $0.tensor.grad == nil }.map(\.name)
-        if let first = missing.first {
-            throw TrainingError(
-                "step \(state.step + 1): \(missing.count) of \(adapter.trainables.count) trainable tensors get no gradient, "
-                    + "the first is \(first); the method does not use them in this model")
-        }
-        hasCheckedGradients = true
-    }
-
-    private func nonFiniteGradient(_ norm: Double) throws -> TrainingError {
-        let culprit = try adapter.trainables.first { try $0.tensor.grad?.isAllFinite() == false }?.name
-        return TrainingError(
-            "step \(state.step + 1): the norm of the gradients is \(norm)"
-                + (culprit.map { "; the gradient of \($0) is not finite" } ?? "") + "; lower learning_rate"
-                + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
+        let checkpoint = try folder.layout.checkpoints().last?.path
+        let json = failure.json(recipe, rows: failure.rows.map { data[$0] }, checkpoint: checkpoint)
+        try AtomicFile.write(json.pythonText(indent: 2) + "\n", to: folder.layout.failure)
+        try report.finish()
+        return failure
     }
 
     private var isSaveDue: Bool {
@@ -230,7 +223,7 @@ public final class Trainer {
 
     // MARK: Reports
 
-    private func record(_ learningRate: Double, _ norm: Double) throws {
+    private func record(_ sums: StepSums, _ learningRate: Double, _ norm: Double) throws {
         var metrics = Metrics(step: state.step)
         let loss = state.unreportedLoss / Double(max(state.unreportedTargets, 1))
         metrics.epoch = order.epochs(steps: state.step)
@@ -242,6 +235,7 @@ public final class Trainer {
             state.unreportedSeconds > 0
             ? Double(state.unreportedTokens) / state.unreportedSeconds : nil
         metrics.peakMemoryBytes = try Memory.peak(on: model.backbone.device)
+        if sums.paddingShare > 0 { metrics.others["padding_share"] = sums.paddingShare }
         try report.record(metrics)
         lastLoss = loss
         state.reported()
@@ -283,7 +277,11 @@ public final class Trainer {
     /// Writes a checkpoint, unless the newest is of this step.
     private func save() throws {
         guard savedStep != state.step else { return }
-        try folder.writeCheckpoint(step: state.step, keep: recipe.saveTotalLimit, keeping: best?.step) {
+        try writeCheckpoint(keep: recipe.saveTotalLimit)
+    }
+
+    private func writeCheckpoint(keep: Int?) throws {
+        try folder.writeCheckpoint(step: state.step, keep: keep, keeping: best?.step) {
             try state.write(to: $0, adapter: adapter, model: model.name, optimiser: optimiser)
         }
         savedStep = state.step
