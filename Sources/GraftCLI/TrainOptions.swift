@@ -63,11 +63,15 @@ struct TrainOptions: ParsableArguments {
     var evalBatchSize: Int?
 
     @Option(
-        help: ArgumentHelp("Steps between checkpoints. (default: at the end or when interrupted)", valueName: "steps"))
+        help: ArgumentHelp("Steps between checkpoints. (default: one every ten minutes)", valueName: "steps"))
     var saveEvery: Int?
 
-    @Option(help: ArgumentHelp("Checkpoints that are kept; 0 keeps all. (default: 2)", valueName: "count"))
+    @Option(
+        help: ArgumentHelp("Checkpoints that are kept, beside the best; 0 keeps all. (default: 2)", valueName: "count"))
     var keep: Int?
+
+    @Flag(help: "End with the adapter of the lowest held-out loss, not with the last.")
+    var loadBestModelAtEnd = false
 
     @Option(help: ArgumentHelp("Steps between reports. (default: 1)", valueName: "steps"))
     var logEvery: Int?
@@ -126,6 +130,7 @@ struct TrainOptions: ParsableArguments {
         take(evalBatchSize, \.evalBatchSize)
         take(saveEvery, \.saveSteps)
         if let keep { recipe.saveTotalLimit = keep == 0 ? nil : keep }
+        if loadBestModelAtEnd { recipe.loadBestModelAtEnd = true }
         take(logEvery, \.loggingSteps)
         take(dtype, \.dtype)
         take(device, \.device)

@@ -57,10 +57,12 @@ public struct Recipe: Sendable {
     public var evalSteps: Int?
     /// Rows of one forward pass in evaluations; nil: as in training.
     public var evalBatchSize: Int?
-    /// Optimiser steps between checkpoints; nil: only when the run is interrupted.
+    /// Optimiser steps between checkpoints; nil: one every ten minutes.
     public var saveSteps: Int?
-    /// Checkpoints that are kept, the newest ones; nil: all.
+    /// Checkpoints that are kept, the newest ones and that of the best evaluation; nil: all.
     public var saveTotalLimit: Int? = 2
+    /// Whether the run ends with the adapter that had the lowest held-out loss, not with the last.
+    public var loadBestModelAtEnd = false
     /// Optimiser steps between reports.
     public var loggingSteps = 1
     /// The versions of the programs that wrote the recipe, by name; they are not compared.
@@ -107,8 +109,9 @@ public struct Recipe: Sendable {
         Field("threads", \.threads, "processor threads of one operator"),
         Field("eval_steps", \.evalSteps, "optimiser steps between evaluations; else before and after the run only"),
         Field("eval_batch_size", \.evalBatchSize, "rows of one forward pass in evaluations; else batch_size"),
-        Field("save_steps", \.saveSteps, "optimiser steps between checkpoints; else only when interrupted"),
-        Field("save_total_limit", \.saveTotalLimit, "checkpoints that are kept; null: all"),
+        Field("save_steps", \.saveSteps, "optimiser steps between checkpoints; else one every ten minutes"),
+        Field("save_total_limit", \.saveTotalLimit, "checkpoints that are kept, beside the best; null: all"),
+        Field("load_best_model_at_end", \.loadBestModelAtEnd, "end with the adapter of the lowest held-out loss"),
         Field("logging_steps", \.loggingSteps, "optimiser steps between reports"),
         Field("versions", \.versionsValue, "the programs that wrote the recipe"),
     ]
@@ -138,6 +141,9 @@ public struct Recipe: Sendable {
             (threads, "threads"), (evalSteps, "eval_steps"), (evalBatchSize, "eval_batch_size"),
             (saveSteps, "save_steps"), (saveTotalLimit, "save_total_limit"), (loggingSteps, "logging_steps"),
         ] { try positive(value, key) }
+        if loadBestModelAtEnd, evalData == nil {
+            throw TrainingError("load_best_model_at_end needs held-out rows to tell the best by; give eval_data")
+        }
         if let epochs {
             try within(epochs, "epochs", .leastNonzeroMagnitude..<1e6, "a positive number below a million")
         }

@@ -27,6 +27,9 @@ public final class Trainer {
     /// The last step whose evaluation is in the report.
     private var evaluatedStep: Int?
     private var savedStep: Int?
+    private var savedTime = ContinuousClock.now
+    /// The best evaluation so far.
+    private var best: BestAdapter?
 
     /// Trains from the first step in a new run folder.
     ///
@@ -94,6 +97,7 @@ public final class Trainer {
         }
         try AtomicFile.write(recipe.yaml(), to: folder.layout.recipe)
         if resumes {
+            best = try evalData.flatMap { try BestAdapter(in: folder.layout, data: $0.digest) }
             try folder.removeCheckpoints(after: state.step)
             if PathKind(folder.layout.metrics) == .file {
                 let earlier = try MetricsLog.read(path: folder.layout.metrics).filter { [state] in $0.step <= state.step
@@ -152,7 +156,7 @@ public final class Trainer {
             try takeStep()
             if state.step < totalSteps {
                 if isDue(recipe.evalSteps) { try evaluate() }
-                if isDue(recipe.saveSteps) { try save() }
+                if isSaveDue { try save() }
             }
         }
         if state.step > 0 { try save() }
@@ -163,7 +167,7 @@ public final class Trainer {
             return try finish(TrainingResult(before: before))
         }
         let after = try evaluate()
-        try folder.writeAdapter { try adapter.save(to: $0, baseModel: model.name) }
+        try writeAdapter()
         return try finish(TrainingResult(adapter: folder.layout.adapter, before: before, after: after))
     }
 
@@ -230,6 +234,10 @@ public final class Trainer {
                 + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
     }
 
+    private var isSaveDue: Bool {
+        recipe.saveSteps == nil ? savedTime.duration(to: .now) >= .seconds(600) : isDue(recipe.saveSteps)
+    }
+
     private func isDue(_ interval: Int?) -> Bool { interval.map { state.step % $0 == 0 } ?? false }
 
     // MARK: Reports
@@ -264,16 +272,35 @@ public final class Trainer {
         metrics.others["eval_perplexity"] = evaluation.perplexity
         try report.record(metrics)
         evaluatedStep = state.step
+        if state.step > 0 { try keepIfBest(evaluation.loss, on: evalData) }
         return evaluation
+    }
+
+    /// Writes the adapter to `best/` when no evaluation of the run had a lower loss.
+    private func keepIfBest(_ loss: Double, on evalData: Dataset) throws {
+        guard loss.isFinite, best.map({ loss < $0.loss }) ?? true else { return }
+        let new = BestAdapter(step: state.step, loss: loss, data: evalData.digest)
+        try folder.writeBest { try new.write(to: $0, adapter: adapter, model: model.name) }
+        best = new
+    }
+
+    /// Writes the adapter that the run ends with.
+    private func writeAdapter() throws {
+        guard recipe.loadBestModelAtEnd, let best, best.step != state.step else {
+            return try folder.writeAdapter { try adapter.save(to: $0, baseModel: model.name) }
+        }
+        try folder.writeAdapter { try BestAdapter.copyAdapter(of: folder.layout, to: $0) }
+        report.note("the adapter is that of step \(best.step), whose held-out loss was \(Units.loss(best.loss))")
     }
 
     /// Writes a checkpoint, unless the newest is of this step.
     private func save() throws {
         guard savedStep != state.step else { return }
-        try folder.writeCheckpoint(step: state.step, keep: recipe.saveTotalLimit) {
+        try folder.writeCheckpoint(step: state.step, keep: recipe.saveTotalLimit, keeping: best?.step) {
             try state.write(to: $0, adapter: adapter, model: model.name, optimiser: optimiser)
         }
         savedStep = state.step
+        savedTime = .now
     }
 
     /// Ends the report and completes the result.
