@@ -17,7 +17,7 @@ public final class Trainer {
     private let report: RunReport
     private let optimiser: AdamW
     private let schedule: Schedule
-    private let objective = SupervisedObjective()
+    private let gradientStep: GradientStep
     private let totalSteps: Int
     private var order: DataOrder
     private var state: TrainingCheckpoint
@@ -79,6 +79,7 @@ public final class Trainer {
         evalData = setup.evalData
         self.folder = folder
         order = setup.order
+        gradientStep = GradientStep(model, data, layout: recipe.layout, seed: Seed(UInt64(recipe.seed)))
         totalSteps = try setup.totalSteps()
         schedule = try recipe.makeSchedule(totalSteps: totalSteps)
         var settings = AdamW.Settings()
@@ -174,9 +175,8 @@ public final class Trainer {
     /// One optimiser step: gradients of all its rows, clipping, update.
     private func takeStep() throws {
         let start = ContinuousClock.now
-        let rows = order.rows(step: state.step).map { data[$0] }
-        let supervised = rows.reduce(0) { $0 + $1.supervisedCount }
-        let lossSum = try addGradients(rows, supervised: supervised)
+        let plan = order.plan(step: state.step, layout: recipe.layout) { data.length(at: $0) }
+        let sums = try addGradients(plan)
         if !hasCheckedGradients { try requireGradients() }
         try adapter.prepareStep()
         let gradients = adapter.trainables.compactMap(\.tensor.grad)
@@ -187,32 +187,20 @@ public final class Trainer {
         for trainable in adapter.trainables { try trainable.tensor.setGrad(nil) }
 
         state.countStep(
-            tokens: rows.reduce(0) { $0 + $1.ids.count }, lossSum: lossSum, supervised: supervised,
+            tokens: sums.tokens, lossSum: sums.loss, supervised: sums.supervised,
             seconds: start.duration(to: .now) / .seconds(1))
         if isDue(recipe.loggingSteps) || state.step == totalSteps { try record(learningRate, norm) }
     }
 
-    /// Adds the gradient of the mean loss of a step's supervised tokens, in as many passes as the recipe says.
-    ///
-    /// - Returns: The sum of the tokens' losses.
-    private func addGradients(_ rows: [Example], supervised: Int) throws -> Double {
-        var sum = 0.0
-        for start in stride(from: 0, to: rows.count, by: recipe.batchSize) {
-            let part = Array(rows[start..<min(start + recipe.batchSize, rows.count)])
-            let batch = try model.batch(part)
-            let dropout = DropoutSource(seed: Seed(UInt64(recipe.seed)), pass: "\(state.step)/\(start)")
-            let loss = try objective.losses(batch, model.backbone, Context(dropout: dropout)).sum()
-            let value: Double = try loss.item()
-            guard value.isFinite else {
-                throw TrainingError(
-                    "step \(state.step + 1): the loss is \(value) for the rows at lines "
-                        + "\(part.map { "\($0.line)" }.joined(separator: ", ")) of \(data.path); lower learning_rate"
-                        + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
-            }
-            sum += value
-            try (loss / Double(supervised)).backward()
+    private func addGradients(_ plan: StepPlan) throws -> StepSums {
+        do {
+            return try gradientStep.addGradients(of: plan)
+        } catch let error as NonFiniteLoss {
+            throw TrainingError(
+                "step \(state.step + 1): the loss is \(error.value) for the rows at lines "
+                    + "\(error.pass.rows.map { "\(data[$0].line)" }.joined(separator: ", ")) of \(data.path); lower "
+                    + "learning_rate" + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
         }
-        return sum
     }
 
     /// A trainable that nothing depends on would be saved as it began, without a word.
@@ -263,8 +251,7 @@ public final class Trainer {
     @discardableResult
     private func evaluate() throws -> Evaluation? {
         guard let evalData else { return nil }
-        let size = recipe.evalBatchSize ?? recipe.batchSize
-        let evaluation = try Evaluator(model, batchSize: size).evaluate(evalData)
+        let evaluation = try Evaluator(model, layout: recipe.evalLayout).evaluate(evalData)
         guard evaluatedStep != state.step else { return evaluation }
         var metrics = Metrics(step: state.step)
         metrics.epoch = order.epochs(steps: state.step)
