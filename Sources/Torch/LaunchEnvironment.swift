@@ -57,7 +57,8 @@ public struct LaunchEnvironment: Sendable, Equatable {
             }
             guard let number = Int(text), range.contains(number) else {
                 let end = range.upperBound == .max ? "" : " to \(range.upperBound)"
-                throw ProcessGroupError("\(name) is \"\(text)\"; expected a whole number from \(range.lowerBound)\(end)")
+                throw ProcessGroupError(
+                    "\(name) is \"\(text)\"; expected a whole number from \(range.lowerBound)\(end)")
             }
             return number
         }
