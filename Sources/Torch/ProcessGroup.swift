@@ -60,7 +60,7 @@ public final class ProcessGroup {
         }
         guard let opened else {
             throw ProcessGroupError(
-                "rank \(environment.rank) cannot meet the others at \(environment.masterAddress):\(environment.masterPort) "
+                "the other processes cannot be met at \(environment.masterAddress):\(environment.masterPort) "
                     + "(MASTER_ADDR, MASTER_PORT): \(Engine.lastError())")
         }
         handle = opened

@@ -8,6 +8,8 @@
 #endif
 
 #ifdef GRAFT_HAS_GLOO
+#include <c10/util/Logging.h>
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -46,6 +48,13 @@ int64_t milliseconds_now() {
     return std::chrono::duration_cast<milliseconds>(Clock::now().time_since_epoch()).count();
 }
 
+/// LibTorch would report every broken connection with pages of stack; here each becomes an error with one sentence.
+void silenceLog() {
+#ifndef C10_USE_GLOG
+    if (!std::getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = c10::GLOG_FATAL;
+#endif
+}
+
 /// One process's part of a group.
 ///
 /// Gloo tells that a connection broke, not whose. So a thread of each process leaves a sign of life in the store, beside
@@ -56,6 +65,7 @@ public:
     explicit Group(const CTGroupOptions &options)
         : rank_(options.rank), size_(options.size), isServer_(options.isServer),
           timeout_(options.timeoutMilliseconds), silence_(options.silenceMilliseconds) {
+        silenceLog();
         store_ = connect(options, options.isServer);
         meet();
         gloo_ = makeGloo(options.host);

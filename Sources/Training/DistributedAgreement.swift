@@ -89,13 +89,24 @@ extension DistributedRun {
 
     /// Rank 0's recipes, so that the others need not see its run folder.
     ///
-    /// - Parameter read: Reads the recipes; called on rank 0 only.
+    /// - Parameter read: Reads the recipe that the run was begun with, and the one to go on with; called on rank 0 only.
     /// - Throws: What `read` throws; `ProcessGroupError` when a process is lost.
-    func share(_ read: () throws -> [Recipe]) throws -> [Recipe] {
-        let texts = isWriter ? try read().map { JSON(try $0.yaml()) } : []
-        let bytes = try group.broadcast(Array(JSON(texts).compact.utf8))
-        return try (JSON.parse(String(decoding: bytes, as: UTF8.self)).array ?? []).map {
-            try Recipe(yaml: $0.string ?? "")
+    func share(
+        _ read: () throws -> (begun: Recipe, wanted: Recipe)
+    ) throws -> (begun: Recipe, wanted: Recipe) {
+        let own = isWriter ? try read() : nil
+        func share(_ recipe: Recipe?) throws -> Recipe {
+            let bytes = try group.broadcast(Array(recipe?.yaml().utf8 ?? "".utf8))
+            return try Recipe(yaml: String(decoding: bytes, as: UTF8.self))
         }
+        return (try share(own?.begun), try share(own?.wanted))
+    }
+
+    /// Whether the launcher has started the processes of a run again, with the command that began it.
+    ///
+    /// - Throws: `ProcessGroupError` when a process is lost.
+    func startsAgain(in layout: RunLayout) throws -> Bool {
+        guard group.environment.restartCount > 0 else { return false }
+        return try group.broadcast([PathKind(layout.recipe) == .file ? 1 : 0]) == [1]
     }
 }

@@ -24,8 +24,10 @@ extension LanguageModel {
         recipe.evalData = evalData
         recipe.steps = steps
         try configure(&recipe)
-        return try Trainer.run(in: output, showsProgress: showsProgress) {
-            try TrainingSetup(recipe, model: self, adapter: adapter)
+        return try DistributedRun.run { peers in
+            try Trainer.run(in: output, peers, showsProgress: showsProgress) {
+                try TrainingSetup(recipe, model: self, adapter: adapter)
+            }
         }
     }
 }

@@ -54,20 +54,23 @@ public final class Trainer {
         _ recipe: Recipe, output: String, showsProgress: Bool = true
     ) throws -> TrainingResult {
         try recipe.validate()
-        return try run(in: output, showsProgress: showsProgress) { try TrainingSetup(recipe) }
+        return try DistributedRun.run { peers in
+            if let peers, try peers.startsAgain(in: RunLayout(output)) {
+                return try resume(output, recipe, peers, showsProgress: showsProgress)
+            }
+            return try run(in: output, peers, showsProgress: showsProgress) { try TrainingSetup(recipe) }
+        }
     }
 
     /// Trains in a new run folder what `setup` makes, beside the other processes of the run.
     static func run(
-        in output: String, showsProgress: Bool, _ setup: () throws -> TrainingSetup
+        in output: String, _ peers: DistributedRun?, showsProgress: Bool, _ setup: () throws -> TrainingSetup
     ) throws -> TrainingResult {
-        try DistributedRun.run { peers in
-            let folder = peers?.isWriter == false ? nil : try RunFolder.create(output)
-            defer { folder?.close() }
-            return try Trainer(
-                setup(), in: folder, RunLayout(output), peers, resumes: false, showsProgress: showsProgress
-            ).run()
-        }
+        let folder = peers?.isWriter == false ? nil : try RunFolder.create(output)
+        defer { folder?.close() }
+        return try Trainer(
+            setup(), in: folder, RunLayout(output), peers, resumes: false, showsProgress: showsProgress
+        ).run()
     }
 
     /// Goes on with the run of a folder.
@@ -83,19 +86,23 @@ public final class Trainer {
     public static func resume(
         _ output: String, recipe: Recipe? = nil, showsProgress: Bool = true
     ) throws -> TrainingResult {
-        try DistributedRun.run { peers in
-            let folder = peers?.isWriter == false ? nil : try RunFolder.resume(output)
-            defer { folder?.close() }
-            let layout = RunLayout(output)
-            func recipes() throws -> [Recipe] {
-                let begun = try Recipe(path: layout.recipe)
-                return [begun, recipe ?? begun]
-            }
-            let both = try peers?.share(recipes) ?? recipes()
-            let setup = try TrainingSetup(both[1])
-            try setup.recipe.requireSame(as: both[0])
-            return try Trainer(setup, in: folder, layout, peers, resumes: true, showsProgress: showsProgress).run()
+        try DistributedRun.run { try resume(output, recipe, $0, showsProgress: showsProgress) }
+    }
+
+    private static func resume(
+        _ output: String, _ recipe: Recipe?, _ peers: DistributedRun?, showsProgress: Bool
+    ) throws -> TrainingResult {
+        let folder = peers?.isWriter == false ? nil : try RunFolder.resume(output)
+        defer { folder?.close() }
+        let layout = RunLayout(output)
+        func recipes() throws -> (begun: Recipe, wanted: Recipe) {
+            let begun = try Recipe(path: layout.recipe)
+            return (begun, recipe ?? begun)
         }
+        let (begun, wanted) = try peers?.share(recipes) ?? recipes()
+        let setup = try TrainingSetup(wanted)
+        try setup.recipe.requireSame(as: begun)
+        return try Trainer(setup, in: folder, layout, peers, resumes: true, showsProgress: showsProgress).run()
     }
 
     private init(
@@ -191,7 +198,7 @@ public final class Trainer {
             return try Memory.keepingBlocks(runToTheEnd)
         } catch let error as ProcessGroupError {
             // A step is taken by all or none, so the state is that of the last whole step.
-            if state.step > 0, savedStep != state.step { try writeCheckpoint() }
+            if folder != nil, state.step > 0, savedStep != state.step { try writeCheckpoint() }
             throw peers?.ended(by: error, step: state.step, saved: savedStep, in: layout) ?? error
         }
     }
