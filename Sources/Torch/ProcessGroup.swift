@@ -41,12 +41,16 @@ public final class ProcessGroup {
     ///
     /// - Throws: ``ProcessGroupError`` when they do not come, or the engine has no process groups; `TorchError` when the
     ///   engine cannot be loaded.
-    public init(_ environment: LaunchEnvironment) throws {
+    public convenience init(_ environment: LaunchEnvironment) throws {
+        try self.init(environment, number: Self.groups.add(1, ordering: .relaxed).oldValue)
+    }
+
+    /// As the public form; `number` tells groups apart that meet at one port.
+    package init(_ environment: LaunchEnvironment, number: Int) throws {
         self.environment = environment
         let api = try Engine.api()
         self.api = api
         if let obstacle = try Self.obstacle() { throw ProcessGroupError(obstacle) }
-        let number = Self.groups.add(1, ordering: .relaxed).oldValue
         let prefix = "graft/\(environment.restartCount)/\(number)"
         let opened = environment.masterAddress.withCString { host in
             prefix.withCString { prefix in
