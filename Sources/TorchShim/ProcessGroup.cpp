@@ -67,8 +67,8 @@ public:
           timeout_(options.timeoutMilliseconds), silence_(options.silenceMilliseconds) {
         silenceLog();
         store_ = connect(options, options.isServer);
-        meet();
-        gloo_ = makeGloo(options.host);
+        meet(options.host);
+        gloo_ = makeGloo();
         watchStore_ = connect(options, false);
         lastRound_ = milliseconds_now();
         watch_ = std::thread([this] { watch(); });
@@ -153,8 +153,14 @@ private:
             options.prefix, c10::make_intrusive<c10d::TCPStore>(options.host, store));
     }
 
+    static bool isLoopback(const std::string &host) {
+        return host == "localhost" || host == "127.0.0.1" || host == "::1";
+    }
+
     /// Waits until every process has come, so that those that do not can be named.
-    void meet() {
+    void meet(const std::string &host) {
+        // Some launchers tell rank 0 alone that it is itself the machine where all meet.
+        if (!isLoopback(host)) store_->set("away", "1");
         std::vector<std::string> keys;
         for (int rank = 0; rank < size_; ++rank) keys.push_back(beatKey(rank));
         store_->set(keys[rank_], "0 0");
@@ -170,16 +176,17 @@ private:
         }
     }
 
-    c10::intrusive_ptr<c10d::ProcessGroupGloo> makeGloo(const std::string &host) {
-        auto options = c10d::ProcessGroupGloo::Options::create(timeout_);
+    c10::intrusive_ptr<c10d::ProcessGroupGloo> makeGloo() {
+        // Later than this group's own end of patience, which names those that are behind.
+        auto options = c10d::ProcessGroupGloo::Options::create(2 * timeout_ + milliseconds(30000));
         const char *interfaces = std::getenv("GLOO_SOCKET_IFNAME");
         if (interfaces && *interfaces) {
             std::istringstream names(interfaces);
             for (std::string name; std::getline(names, name, ',');)
                 options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(name));
-        } else if (host == "localhost" || host == "127.0.0.1" || host == "::1") {
-            // Who meets at the loopback address is on one machine.
-            options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(host));
+        } else if (!store_->check({"away"})) {
+            // Processes that all meet at the loopback address are on one machine.
+            options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
         } else {
             options->devices.push_back(c10d::ProcessGroupGloo::createDefaultDevice());
         }

@@ -9,6 +9,17 @@ extension DistributedRun {
     /// The settings that may differ from process to process: where things are, and how fast.
     private static let localKeys: Set = ["model", "data", "eval_data", "device", "threads", "versions"]
 
+    /// Refuses a run that some of the processes begin and others go on with: they would wait for each other.
+    ///
+    /// - Throws: ``TrainingError`` naming the first rank that differs from rank 0.
+    func requireSameTask(resumes: Bool) throws {
+        let tasks = try group.gather([resumes ? 1 : 0])
+        guard let rank = tasks.firstIndex(where: { $0 != tasks[0] }) else { return }
+        let words = tasks[0] == [1] ? ("begins a run", "goes on with one") : ("goes on with a run", "begins one")
+        throw TrainingError(
+            "rank \(rank) \(words.0), but rank 0 \(words.1); start every process with the same command, --resume included")
+    }
+
     /// Refuses a run whose processes were given different things.
     ///
     /// - Throws: ``TrainingError`` naming the first rank that differs from rank 0, and in what.

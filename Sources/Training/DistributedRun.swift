@@ -18,12 +18,14 @@ final class DistributedRun {
 
     /// Runs `body` beside the other processes that the launcher started, or alone (nil) where there are none.
     ///
+    /// - Parameter resumes: Whether this process was told to go on with a run.
     /// - Throws: What `body` throws, after the others were told; `ProcessGroupError` when the processes cannot meet, or
     ///   one is lost.
-    static func run<Result>(_ body: (DistributedRun?) throws -> Result) throws -> Result {
+    static func run<Result>(resumes: Bool, _ body: (DistributedRun?) throws -> Result) throws -> Result {
         guard let environment = try LaunchEnvironment.current() else { return try body(nil) }
         let peers = try DistributedRun(environment)
         do {
+            try peers.requireSameTask(resumes: resumes)
             return try withExtendedLifetime(peers) { try body(peers) }
         } catch {
             if !(error is ProcessGroupError) { peers.group.announceEnd("\(error)") }

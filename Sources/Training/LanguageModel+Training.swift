@@ -24,7 +24,7 @@ extension LanguageModel {
         recipe.evalData = evalData
         recipe.steps = steps
         try configure(&recipe)
-        return try DistributedRun.run { peers in
+        return try DistributedRun.run(resumes: false) { peers in
             try Trainer.run(in: output, peers, showsProgress: showsProgress) {
                 try TrainingSetup(recipe, model: self, adapter: adapter)
             }

@@ -54,7 +54,7 @@ public final class Trainer {
         _ recipe: Recipe, output: String, showsProgress: Bool = true
     ) throws -> TrainingResult {
         try recipe.validate()
-        return try DistributedRun.run { peers in
+        return try DistributedRun.run(resumes: false) { peers in
             if let peers, try peers.startsAgain(in: RunLayout(output)) {
                 return try resume(output, recipe, peers, showsProgress: showsProgress)
             }
@@ -86,7 +86,7 @@ public final class Trainer {
     public static func resume(
         _ output: String, recipe: Recipe? = nil, showsProgress: Bool = true
     ) throws -> TrainingResult {
-        try DistributedRun.run { try resume(output, recipe, $0, showsProgress: showsProgress) }
+        try DistributedRun.run(resumes: true) { try resume(output, recipe, $0, showsProgress: showsProgress) }
     }
 
     private static func resume(
