@@ -15,6 +15,8 @@ public struct Batch {
     public let positions: Tensor
     /// int64 `[n]`: the tokens that come next there.
     public let targets: Tensor
+    /// The tokens of the longest row, what fills it up not counted.
+    public let longest: Int
     /// The tokens of the rows, what fills them up not counted.
     public let tokens: Int
     /// For each row how many of its tokens are part of the loss.
@@ -40,7 +42,7 @@ public struct Batch {
         _ examples: [Example], padding: Int, isPacked: Bool = false, multiple: Int = 1, device: Device = .cpu
     ) throws {
         let lengths = examples.map { Self.filled($0.ids.count, to: multiple) }
-        let longest = lengths.max() ?? 0
+        let time = lengths.max() ?? 0
         let shape = Self.shape(of: examples.map(\.ids.count), isPacked: isPacked, multiple: multiple)
         var ids = [Int](repeating: padding, count: shape.rows * shape.time)
         var positions: [Int] = []
@@ -52,12 +54,13 @@ public struct Batch {
                 positions.append(start + index - 1)
                 targets.append(example.ids[index])
             }
-            start += isPacked ? length : longest
+            start += isPacked ? length : time
         }
         self.ids = try Tensor(ids, shape: [shape.rows, shape.time]).to(device: device)
         self.positions = try Tensor(positions).to(device: device)
         self.targets = try Tensor(targets).to(device: device)
         segments = isPacked ? Segments(lengths) : nil
+        self.longest = examples.map(\.ids.count).max() ?? 0
         tokens = examples.reduce(0) { $0 + $1.ids.count }
         supervisedCounts = examples.map(\.supervisedCount)
     }

@@ -31,6 +31,8 @@ public struct SupervisedObjective: Sendable {
     public func losses(_ batch: Batch, _ backbone: any Backbone, _ context: Context = Context()) throws -> Tensor {
         var context = context
         context.segments = batch.segments
+        // What fills rows up does not stretch the positions of models whose frequencies follow the length.
+        context.length = max(batch.longest, 1)
         // [rows, time, hidden] -> [n, hidden]
         let states = try backbone.hiddenStates(batch.ids, context)
         let chosen = try states.reshaped([-1, states.size(-1)]).gathered(batch.positions)
