@@ -92,7 +92,10 @@ private struct ScaleVariant: Sendable {
             _ = try Merger(try Checkpoint(model), adapter: folder("second")).write(to: folder("merged"))
             let report = try await Oracle.shared.call(
                 "models.check_folder",
-                ["folder": JSON(folder("merged")), "ids": JSON(tokens: exampleTokens), "output": JSON(folder("logits"))])
+                [
+                    "folder": JSON(folder("merged")), "ids": JSON(tokens: exampleTokens),
+                    "output": JSON(folder("logits")),
+                ])
             for list in ["missing", "unexpected", "mismatched"] { #expect(report[list] == []) }
             try expectSame(storedTensor(folder("logits"), "logits"), "merged, in transformers")
 
@@ -106,7 +109,7 @@ private struct ScaleVariant: Sendable {
                         "ids": JSON(tokens: exampleTokens), "output": JSON(folder("peft")), "merged": JSON(isMerged),
                     ])
                 #expect(report["unexpected"] == [] && report["misshapen"] == [])
-                try expectSame(storedTensor(folder("peft"), "logits"), "in peft")
+                try expectSame(storedTensor(folder("peft"), "logits"), isMerged ? "merged in peft" : "in peft")
             }
         }
     }

@@ -127,8 +127,10 @@ import Torch
         try first.mergeIntoBackbone()
         #expect(refusal { _ = try second() }.contains("unmerge or detach that adapter first"))
         #expect(
-            refusal { _ = try adapter("lora", ["target_modules": ["v_proj"], "modules_to_save": ["norm"]], on: backbone) }
-                .contains("already trained by another adapter"))
+            refusal {
+                _ = try adapter("lora", ["target_modules": ["v_proj"], "modules_to_save": ["norm"]], on: backbone)
+            }
+            .contains("already trained by another adapter"))
         // What was refused has changed nothing.
         try first.unmerge()
         #expect(try bits(withoutGrad { try backbone.logits(ids) }) == adapted)

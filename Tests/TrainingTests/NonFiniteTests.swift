@@ -104,7 +104,9 @@ import Training
 
             // Finite weights whose products are not.
             broken.model = try await damaged(folder, "model.layers.0.mlp.gate_proj.weight") {
-                try $0.multiply(by: 3e38 / $0.absolute().maximum().item(as: Double.self))
+                // In two steps, since the factor alone is beyond fp32.
+                try $0.multiply(by: 1 / $0.absolute().maximum().item(as: Double.self))
+                try $0.multiply(by: 3e38)
             }
             broken.dtype = .bfloat16
             let overflow = try failure { try Trainer.run(broken, output: folder("overflow"), showsProgress: false) }
