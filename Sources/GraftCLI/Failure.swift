@@ -28,7 +28,7 @@ enum Failure {
     /// Ends the program: help and versions on standard output, errors as one sentence on standard error.
     static func exit(with error: any Error) -> Never {
         if let status = status(of: error) {
-            if status != ExitStatus.closedPipe { Output.note("graft: error: \(sentence(error))") }
+            if status != ExitStatus.closedPipe { Output.note("graft: error: \(speaker)\(sentence(error))") }
             leave(status)
         }
         // The rest is ArgumentParser's: requests for help, wrong command lines, bare exit codes.
@@ -56,6 +56,11 @@ enum Failure {
         case is TorchError: ExitStatus.failed
         default: GraftCommand.exitCode(for: error) == .failure ? ExitStatus.failed : nil
         }
+    }
+
+    /// Which of several processes speaks.
+    private static var speaker: String {
+        ((try? LaunchEnvironment.current()) ?? nil).map { "rank \($0.rank): " } ?? ""
     }
 
     /// Errors are one line, whatever a file's own text in them holds.
