@@ -66,16 +66,17 @@ extension Batch {
 
 /// Which rows each optimiser step of a run takes; a function of seed and step, so that there is no position to save.
 struct DataOrder {
-    private let seed: Seed
-    private let count: Int
+    private let epochRows: EpochRows
     private let rowsPerStep: Int
     private var epoch = -1
     private var order: [Int] = []
 
-    /// Lays out a run over `count` rows, of which each step takes `rowsPerStep`, the last of an epoch what is left.
-    init(seed: Seed, count: Int, rowsPerStep: Int) {
-        self.seed = seed
-        self.count = count
+    /// The rows of an epoch.
+    private var count: Int { epochRows.count }
+
+    /// Lays out a run, of which each step takes `rowsPerStep` rows, the last of an epoch what is left.
+    init(_ epochRows: EpochRows, rowsPerStep: Int) {
+        self.epochRows = epochRows
         self.rowsPerStep = rowsPerStep
     }
 
@@ -86,8 +87,7 @@ struct DataOrder {
     mutating func rows(step: Int) -> ArraySlice<Int> {
         let (epoch, index) = step.quotientAndRemainder(dividingBy: stepsPerEpoch)
         if epoch != self.epoch {
-            var stream = seed.stream("data/epoch/\(epoch)")
-            (self.epoch, order) = (epoch, stream.permutation(count))
+            (self.epoch, order) = (epoch, epochRows.rows(epoch: epoch))
         }
         return order[(index * rowsPerStep)..<min((index + 1) * rowsPerStep, count)]
     }

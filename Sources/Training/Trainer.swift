@@ -85,7 +85,7 @@ public final class Trainer {
         settings.weightDecay = recipe.weightDecay
         optimiser = try AdamW(adapter.trainables, settings: settings)
         state = TrainingCheckpoint(recipe: recipe.fixedDigest, data: data.digest)
-        var notes = [data.truncationNote, evalData?.truncationNote].compactMap { $0 }
+        var notes = data.notes + (evalData?.notes ?? [])
         if resumes { notes += try Self.restore(&state, from: folder, adapter, optimiser) }
         guard state.step <= totalSteps else {
             throw TrainingError(

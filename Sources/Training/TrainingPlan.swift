@@ -72,8 +72,8 @@ public struct TrainingPlan: Sendable {
         let exported = try adapter.exported().tensors
         // Beside its values each tensor has an entry of about 80 bytes and its name.
         adapterFileBytes = exported.reduce(0) { $0 + $1.value.byteCount + $1.key.utf8.count + 80 }
-        firstLine = data.examples.first?.line ?? 0
-        firstRow = try data.examples.first?.segments(setup.model.tokenizer) ?? []
+        firstLine = data.count > 0 ? data[0].line : 0
+        firstRow = data.count > 0 ? try data[0].segments(setup.model.tokenizer) : []
     }
 
     /// The tokens, filling included, of the batch with the most of them, its supervised tokens, and how many different
