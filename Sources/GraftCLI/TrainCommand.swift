@@ -7,8 +7,9 @@ struct TrainCommand: ParsableCommand {
         commandName: "train",
         abstract: "Train an adapter for a model on the rows of a file.",
         discussion: """
-            A row is {"text"}, {"prompt", "completion"} or {"messages"}. The run folder holds the recipe, the metrics, \
-            the adapter and the checkpoints. Ctrl-C stops after the current step and writes a checkpoint, from which \
+            Files are JSONL, JSON, CSV or TSV, each also gzip'd; a row is {"text"}, {"prompt", "completion"}, {"messages"}, \
+            {"instruction", "input", "output"} or {"conversations"}, other columns are named by --column. The run folder \
+            holds the recipe, the metrics, the adapter and the checkpoints. Ctrl-C stops after the current step and writes a checkpoint, from which \
             --resume goes on; it needs no option but --output.
             """)
 

@@ -28,7 +28,7 @@ public struct DataSource: Sendable, Equatable {
     }
 
     /// The path, and the weight where it is not 1.
-    public var description: String { weight == 1 ? path : "\(path) x \(JSON(weight).compact)" }
+    public var description: String { weight == 1 ? path : "\(path) x \(weight.json.compact)" }
 
     /// - Throws: ``TrainingError`` when the weight is none.
     func validate() throws {

@@ -119,6 +119,12 @@ public struct Dataset: Sendable {
         return parts[part].length(at: row)
     }
 
+    /// The tokens of a row before it was cut.
+    func wholeLength(at index: Int) -> Int {
+        let (part, row) = place(index)
+        return parts[part].wholeLength(at: row)
+    }
+
     /// The tokens of a row that are part of the loss.
     public func supervisedCount(at index: Int) -> Int {
         let (part, row) = place(index)

@@ -29,6 +29,7 @@ struct DatasetLoader {
             throw TrainingError(
                 table.count == 0
                     ? "\(file.path): none of the \(table.facts.rows) rows can be used"
+                        + (table.facts.badRows.first.map { "; the first at line \($0.line): \($0.reason)" } ?? "")
                     : "\(file.path): none of the \(table.facts.rows) rows has a token left to learn from once cut to "
                         + "max_length \(options.maxLength); raise max_length")
         }

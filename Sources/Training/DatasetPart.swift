@@ -94,6 +94,8 @@ final class DatasetPart: Sendable {
 
     func length(at index: Int) -> Int { min(entry(index).count, maxLength) }
 
+    func wholeLength(at index: Int) -> Int { entry(index).count }
+
     /// Rows that are whole say how many of their tokens are part of the loss, the others are looked through.
     func supervisedCount(at index: Int) -> Int {
         let entry = entry(index)

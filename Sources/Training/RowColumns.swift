@@ -84,11 +84,16 @@ struct RowColumns {
         }
         let whole = Self.forms.first { keys.count > $0.required.count && Set(keys).isSuperset(of: $0.required) }
         if let whole {
-            return "; to leave the other columns alone, name those to read: columns {"
-                + whole.required.map { "\($0): \($0)" }.joined(separator: ", ") + "}"
+            return "; to leave the other columns alone, name those to read: " + Self.options(whole.required.map { ($0, $0) })
         }
         guard let pair = Self.pairs.first(where: { keys.contains($0.0) && keys.contains($0.1) }) else { return "" }
-        return "; if its \"\(pair.0)\" is the prompt, say so with columns {prompt: \(pair.0), completion: \(pair.1)}"
+        return "; if its \"\(pair.0)\" is the prompt, say " + Self.options([("prompt", pair.0), ("completion", pair.1)])
+    }
+
+    /// The same mapping for the command line and for a recipe.
+    private static func options(_ columns: [(key: String, column: String)]) -> String {
+        columns.map { "--column \($0.key)=\($0.column)" }.joined(separator: " ") + ", or in a recipe columns: {"
+            + columns.map { "\($0.key): \($0.column)" }.joined(separator: ", ") + "}"
     }
 }
 

@@ -93,6 +93,7 @@ public final class Trainer {
             )
         }
         try AtomicFile.write(recipe.yaml(), to: folder.layout.recipe)
+        try RunData(setup).write(to: folder.layout.data)
         if resumes {
             try folder.removeCheckpoints(after: state.step)
             if PathKind(folder.layout.metrics) == .file {
@@ -107,6 +108,10 @@ public final class Trainer {
             in: folder.layout, title: "\(recipe.method) on \(model.name)", subtitle: data.path, totalSteps: totalSteps,
             resumedStep: resumes ? state.step : nil, showsProgress: showsProgress)
         notes.forEach(report.note)
+        if state.step == 0, let first = order.rows(step: 0).first {
+            let row = try MarkedRow(data[first], of: data, tokenizer: model.tokenizer)
+            report.show(row, as: "the first row of step 1")
+        }
     }
 
     /// Goes to the newest whole checkpoint; without any the run begins anew.
