@@ -8,6 +8,8 @@ public struct Context {
     public var length: Int?
     /// bool `[batch, 1, time, keys]`, true where attended; by default causal.
     public var mask: Tensor?
+    /// The rows of a packed sequence; nil where every row of the batch is one.
+    public var segments: Segments?
     /// The keys and values of earlier tokens; new ones are added to it.
     public var cache: KeyValueCache?
     /// Whether adapters act; off, the model is the pretrained one.

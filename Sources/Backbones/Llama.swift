@@ -54,19 +54,23 @@ public final class Llama: Backbone {
 
     /// The final hidden states of token ids, see ``Backbone/hiddenStates(_:_:)``.
     ///
-    /// - Throws: `ModelError` when the ids are no batch or the cache is full; `TorchError` when an id is unknown.
+    /// - Throws: `ModelError` when the ids are no batch, packed rows do not fit them, or the cache is full; `TorchError`
+    ///   when an id is unknown.
     public func hiddenStates(_ ids: Tensor, _ context: Context) throws -> Tensor {
         guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
+        try context.segments?.requireFit(ids, context)
         let past = context.cache?.length ?? 0
         let time = ids.size(1)
         let given = try context.positions.map { try $0.rank == 1 ? $0.unsqueezed(0) : $0 }
-        let positions = try given ?? Tensor.arange(past, past + time, device: device).unsqueezed(0)
+        let positions =
+            try given ?? context.segments?.positions(device: device)
+            ?? Tensor.arange(past, past + time, device: device).unsqueezed(0)
         let keyPositions = try context.cache.map { try $0.notePositions(given, time: time, device: device) } ?? given
         let rotary = try configuration.rotary.table(
-            positions: positions, length: context.length ?? past + time, dtype: dtype)
+            positions: positions, length: context.length ?? context.segments?.longest ?? past + time, dtype: dtype)
         let masks = AttentionMasks(
             time: time, past: past, given: context.mask, positions: keyPositions.map { (positions, $0) },
-            device: device)
+            segments: context.segments, device: device)
         var states = try embedding(ids, embedTokens.value())
         for block in blocks { states = try block(states, rotary, masks, context) }
         context.cache?.advance(by: time)
@@ -156,9 +160,26 @@ private final class LlamaAttention {
         var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm), rotary)
         var values = try heads(value(input, context), nil)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
-        let attended = try attend(queries, keys, values, masks)
+        let attended = try attendInRows(queries, keys, values, masks)
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
         return try output(attended.transposed(1, 2).reshaped([input.size(0), input.size(1), -1]), context)
+    }
+
+    /// Attention within each row of a packed sequence by itself, so that there is no mask of all tokens by all.
+    private func attendInRows(
+        _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ masks: AttentionMasks
+    ) throws -> Tensor {
+        guard let lengths = masks.segments, lengths.count > 1 else { return try attend(queries, keys, values, masks) }
+        // Splitting once has one backward step for all rows; views one by one would have one of the full size each.
+        let (queries, keys, values) = (
+            try queries.split(lengths, dimension: 2), try keys.split(lengths, dimension: 2),
+            try values.split(lengths, dimension: 2)
+        )
+        let rows = try lengths.indices.map { row in
+            try attend(queries[row], keys[row], values[row], masks.row(length: lengths[row])).transposed(1, 2)
+        }
+        // Put together in the order in which the output projection reads: [1, time, heads, dim].
+        return try Tensor.concatenate(rows, dimension: 1).transposed(1, 2)
     }
 
     /// Attention of `[batch, heads, time, dim]` to `[batch, heads or fewer, keys, dim]`, in the fastest form.

@@ -34,6 +34,17 @@ struct TrainOptions: ParsableArguments {
     @Option(help: ArgumentHelp("Forward passes of one optimiser step. (default: 1)", valueName: "count"))
     var accumulate: Int?
 
+    @Flag(
+        inversion: .prefixedNo,
+        help: "Whether the rows of a forward pass lie in one sequence, each for itself. (default: --no-packing)")
+    var packing: Bool?
+
+    @Option(
+        help: ArgumentHelp(
+            "The most tokens of one forward pass, which then holds as many rows as fit. (default: --batch-size rows)",
+            valueName: "count"))
+    var batchTokens: Int?
+
     @Option(help: ArgumentHelp("Tokens beyond this many are cut off each row. (default: 1024)", valueName: "count"))
     var maxLength: Int?
 
@@ -67,11 +78,15 @@ struct TrainOptions: ParsableArguments {
     var evalBatchSize: Int?
 
     @Option(
-        help: ArgumentHelp("Steps between checkpoints. (default: at the end or when interrupted)", valueName: "steps"))
+        help: ArgumentHelp("Steps between checkpoints. (default: one every ten minutes)", valueName: "steps"))
     var saveEvery: Int?
 
-    @Option(help: ArgumentHelp("Checkpoints that are kept; 0 keeps all. (default: 2)", valueName: "count"))
+    @Option(
+        help: ArgumentHelp("Checkpoints that are kept, beside the best; 0 keeps all. (default: 2)", valueName: "count"))
     var keep: Int?
+
+    @Flag(help: "End with the adapter of the lowest held-out loss, not with the last.")
+    var loadBestModelAtEnd = false
 
     @Option(help: ArgumentHelp("Steps between reports. (default: 1)", valueName: "steps"))
     var logEvery: Int?
@@ -119,6 +134,8 @@ struct TrainOptions: ParsableArguments {
         take(epochs, \.epochs)
         take(batchSize, \.batchSize)
         take(accumulate, \.gradientAccumulationSteps)
+        take(packing, \.packing)
+        take(batchTokens, \.batchTokens)
         take(maxLength, \.maxLength)
         take(lr, \.learningRate)
         take(schedule, \.schedule)
@@ -131,6 +148,7 @@ struct TrainOptions: ParsableArguments {
         take(evalBatchSize, \.evalBatchSize)
         take(saveEvery, \.saveSteps)
         if let keep { recipe.saveTotalLimit = keep == 0 ? nil : keep }
+        if loadBestModelAtEnd { recipe.loadBestModelAtEnd = true }
         take(logEvery, \.loggingSteps)
         take(dtype, \.dtype)
         take(device, \.device)

@@ -28,9 +28,16 @@ public struct Recipe: Sendable {
     /// Passes over the data, where ``steps`` is nil; parts of one are allowed, and nil is one.
     public var epochs: Double?
     /// Rows of one forward pass.
+    ///
+    /// An optimiser step takes ``batchSize`` times ``gradientAccumulationSteps`` rows, whatever ``batchTokens`` makes of
+    /// them and however many processes share them.
     public var batchSize = 8
     /// Forward passes of one optimiser step.
     public var gradientAccumulationSteps = 1
+    /// Whether the rows of a forward pass lie in one sequence without filling, in which each sees itself alone.
+    public var packing = false
+    /// The most tokens of one forward pass, which then holds as many whole rows as fit; nil: ``batchSize`` rows.
+    public var batchTokens: Int?
     /// Tokens beyond this many are cut off each row.
     public var maxLength = 1024
     /// The peak learning rate.
@@ -63,10 +70,12 @@ public struct Recipe: Sendable {
     public var evalSteps: Int?
     /// Rows of one forward pass in evaluations; nil: as in training.
     public var evalBatchSize: Int?
-    /// Optimiser steps between checkpoints; nil: only when the run is interrupted.
+    /// Optimiser steps between checkpoints; nil: one every ten minutes.
     public var saveSteps: Int?
-    /// Checkpoints that are kept, the newest ones; nil: all.
+    /// Checkpoints that are kept, the newest ones and that of the best evaluation; nil: all.
     public var saveTotalLimit: Int? = 2
+    /// Whether the run ends with the adapter that had the lowest held-out loss, not with the last.
+    public var loadBestModelAtEnd = false
     /// Optimiser steps between reports.
     public var loggingSteps = 1
     /// The versions of the programs that wrote the recipe, by name; they are not compared.
@@ -100,6 +109,8 @@ public struct Recipe: Sendable {
         Field("epochs", \.epochs, "passes over the data, where steps is not given; default 1"),
         Field("batch_size", \.batchSize, "rows of one forward pass"),
         Field("gradient_accumulation_steps", \.gradientAccumulationSteps, "forward passes of one optimiser step"),
+        Field("packing", \.packing, "whether the rows of a forward pass lie in one sequence, each for itself"),
+        Field("batch_tokens", \.batchTokens, "the most tokens of one forward pass; else batch_size counts its rows"),
         Field("max_length", \.maxLength, "tokens beyond this many are cut off each row"),
         Field("learning_rate", \.learningRate, "the peak learning rate"),
         Field("lr_scheduler_type", \.schedule, "the course of the learning rate after the warm-up"),
@@ -116,8 +127,9 @@ public struct Recipe: Sendable {
         Field("threads", \.threads, "processor threads of one operator"),
         Field("eval_steps", \.evalSteps, "optimiser steps between evaluations; else before and after the run only"),
         Field("eval_batch_size", \.evalBatchSize, "rows of one forward pass in evaluations; else batch_size"),
-        Field("save_steps", \.saveSteps, "optimiser steps between checkpoints; else only when interrupted"),
-        Field("save_total_limit", \.saveTotalLimit, "checkpoints that are kept; null: all"),
+        Field("save_steps", \.saveSteps, "optimiser steps between checkpoints; else one every ten minutes"),
+        Field("save_total_limit", \.saveTotalLimit, "checkpoints that are kept, beside the best; null: all"),
+        Field("load_best_model_at_end", \.loadBestModelAtEnd, "end with the adapter of the lowest held-out loss"),
         Field("logging_steps", \.loggingSteps, "optimiser steps between reports"),
         Field("versions", \.versionsValue, "the programs that wrote the recipe"),
     ]
@@ -145,9 +157,13 @@ public struct Recipe: Sendable {
         }
         for (value, key) in [
             (steps, "steps"), (batchSize, "batch_size"), (gradientAccumulationSteps, "gradient_accumulation_steps"),
+            (batchTokens, "batch_tokens"),
             (threads, "threads"), (evalSteps, "eval_steps"), (evalBatchSize, "eval_batch_size"),
             (saveSteps, "save_steps"), (saveTotalLimit, "save_total_limit"), (loggingSteps, "logging_steps"),
         ] { try positive(value, key) }
+        if loadBestModelAtEnd, evalData == nil {
+            throw TrainingError("load_best_model_at_end needs held-out rows to tell the best by; give eval_data")
+        }
         if let epochs {
             try within(epochs, "epochs", .leastNonzeroMagnitude..<1e6, "a positive number below a million")
         }

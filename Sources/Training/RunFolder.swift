@@ -20,6 +20,8 @@ public final class RunFolder {
     ///   or written.
     public static func create(_ path: String) throws -> RunFolder {
         let folder = try RunFolder(path, made: makeFolders(path))
+        // A run that was killed before its recipe was whole has left a part of it.
+        try folder.clearLeftovers()
         guard try RunLayout.names(in: path).allSatisfy({ $0 == FolderLock.fileName }) else {
             throw RunFolderError.notEmpty(path: path, isRun: PathKind(folder.layout.recipe) == .file)
         }
@@ -73,26 +75,41 @@ public final class RunFolder {
         try AtomicFolder.write(to: layout.adapter, body)
     }
 
+    /// Writes the folder `best/`, in place of an earlier one.
+    ///
+    /// - Parameter body: Receives the path of a folder and writes the files into it.
+    /// - Throws: `FormatError` of the file system, or what `body` throws; an earlier one then stays.
+    public func writeBest(_ body: (String) throws -> Void) throws {
+        try AtomicFolder.write(to: layout.best, body)
+    }
+
     /// Writes a checkpoint and removes those that are too many.
     ///
     /// - Parameters:
     ///   - step: The optimiser steps taken.
     ///   - keep: How many checkpoints up to this step stay, this one included, at least one; `nil` keeps all.
+    ///   - kept: The step of a checkpoint that stays beside those.
     ///   - body: Receives the path of a folder and writes the files into it.
     /// - Returns: The checkpoint.
     /// - Throws: `FormatError` of the file system, or what `body` throws; the earlier checkpoints then all stay.
     @discardableResult
     public func writeCheckpoint(
-        step: Int, keep: Int? = nil, _ body: (String) throws -> Void
+        step: Int, keep: Int? = nil, keeping kept: Int? = nil, _ body: (String) throws -> Void
     ) throws -> RunLayout.Checkpoint {
-        if mkdir(layout.checkpointsFolder, 0o777) != 0, errno != EEXIST {
+        let isNew = mkdir(layout.checkpointsFolder, 0o777) == 0
+        guard isNew || errno == EEXIST else {
             throw FormatError(writing: layout.checkpointsFolder, "cannot make this folder: \(lastSystemError())")
         }
         let path = layout.checkpoint(step: step)
-        try AtomicFolder.write(to: path, body)
+        do {
+            try AtomicFolder.write(to: path, body)
+        } catch {
+            if isNew { Self.removeEmpty([layout.checkpointsFolder]) }
+            throw error
+        }
         if let keep {
             let upToNow = try layout.checkpoints().filter { $0.step <= step }
-            for old in upToNow.dropLast(max(1, keep)) { try Self.removeWhole(old.path) }
+            for old in upToNow.dropLast(max(1, keep)) where old.step != kept { try Self.removeWhole(old.path) }
         }
         return RunLayout.Checkpoint(step: step, path: path)
     }
@@ -119,7 +136,9 @@ public final class RunFolder {
     private static let oldMark = ".old-"
 
     private func clearLeftovers() throws {
-        let files = [layout.recipe, layout.data, layout.metrics, layout.lossPlot, layout.adapter]
+        let files = [
+            layout.recipe, layout.data, layout.metrics, layout.lossPlot, layout.adapter, layout.best,
+        ]
         try Self.clearLeftovers(in: layout.path) { name in files.contains(joined(layout.path, name)) }
         if PathKind(layout.checkpointsFolder) == .folder {
             try Self.clearLeftovers(in: layout.checkpointsFolder) { RunLayout.checkpointStep(name: $0) != nil }

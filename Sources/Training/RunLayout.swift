@@ -9,6 +9,7 @@ import Foundation
 ///     events.out.tfevents.*          the same curves for TensorBoard
 ///     loss.svg                       the same curves as a picture
 ///     adapter/                       the trained adapter
+///     best/                          the adapter with the lowest held-out loss
 ///     checkpoints/step-000050/       what `--resume` goes on from
 public struct RunLayout: Sendable, Hashable {
     /// The run folder.
@@ -27,6 +28,8 @@ public struct RunLayout: Sendable, Hashable {
     public var lossPlot: String { joined(path, "loss.svg") }
     /// The folder of the trained adapter.
     public var adapter: String { joined(path, "adapter") }
+    /// The folder of the adapter with the lowest held-out loss.
+    public var best: String { joined(path, "best") }
     /// The folder of the checkpoints.
     public var checkpointsFolder: String { joined(path, "checkpoints") }
 

@@ -17,7 +17,7 @@ public final class Trainer {
     private let report: RunReport
     private let optimiser: AdamW
     private let schedule: Schedule
-    private let objective = SupervisedObjective()
+    private let gradientStep: GradientStep
     private let totalSteps: Int
     private var order: DataOrder
     private var state: TrainingCheckpoint
@@ -27,6 +27,9 @@ public final class Trainer {
     /// The last step whose evaluation is in the report.
     private var evaluatedStep: Int?
     private var savedStep: Int?
+    private var savedTime = ContinuousClock.now
+    /// The best evaluation so far.
+    private var best: BestAdapter?
 
     /// Trains from the first step in a new run folder.
     ///
@@ -76,6 +79,7 @@ public final class Trainer {
         evalData = setup.evalData
         self.folder = folder
         order = setup.order
+        gradientStep = GradientStep(model, data, layout: recipe.layout, seed: Seed(UInt64(recipe.seed)))
         totalSteps = try setup.totalSteps()
         schedule = try recipe.makeSchedule(totalSteps: totalSteps)
         var settings = AdamW.Settings()
@@ -95,6 +99,7 @@ public final class Trainer {
         try AtomicFile.write(recipe.yaml(), to: folder.layout.recipe)
         try RunData(setup).write(to: folder.layout.data)
         if resumes {
+            best = try evalData.flatMap { try BestAdapter(in: folder.layout, data: $0.digest) }
             try folder.removeCheckpoints(after: state.step)
             if PathKind(folder.layout.metrics) == .file {
                 let earlier = try MetricsLog.read(path: folder.layout.metrics).filter { [state] in $0.step <= state.step
@@ -157,7 +162,7 @@ public final class Trainer {
             try takeStep()
             if state.step < totalSteps {
                 if isDue(recipe.evalSteps) { try evaluate() }
-                if isDue(recipe.saveSteps) { try save() }
+                if isSaveDue { try save() }
             }
         }
         if state.step > 0 { try save() }
@@ -168,16 +173,15 @@ public final class Trainer {
             return try finish(TrainingResult(before: before))
         }
         let after = try evaluate()
-        try folder.writeAdapter { try adapter.save(to: $0, baseModel: model.name) }
+        try writeAdapter()
         return try finish(TrainingResult(adapter: folder.layout.adapter, before: before, after: after))
     }
 
     /// One optimiser step: gradients of all its rows, clipping, update.
     private func takeStep() throws {
         let start = ContinuousClock.now
-        let rows = order.rows(step: state.step).map { data[$0] }
-        let supervised = rows.reduce(0) { $0 + $1.supervisedCount }
-        let lossSum = try addGradients(rows, supervised: supervised)
+        let plan = order.plan(step: state.step, layout: recipe.layout) { data.length(at: $0) }
+        let sums = try addGradients(plan)
         if !hasCheckedGradients { try requireGradients() }
         try adapter.prepareStep()
         let gradients = adapter.trainables.compactMap(\.tensor.grad)
@@ -188,32 +192,20 @@ public final class Trainer {
         for trainable in adapter.trainables { try trainable.tensor.setGrad(nil) }
 
         state.countStep(
-            tokens: rows.reduce(0) { $0 + $1.ids.count }, lossSum: lossSum, supervised: supervised,
+            tokens: sums.tokens, lossSum: sums.loss, supervised: sums.supervised,
             seconds: start.duration(to: .now) / .seconds(1))
         if isDue(recipe.loggingSteps) || state.step == totalSteps { try record(learningRate, norm) }
     }
 
-    /// Adds the gradient of the mean loss of a step's supervised tokens, in as many passes as the recipe says.
-    ///
-    /// - Returns: The sum of the tokens' losses.
-    private func addGradients(_ rows: [Example], supervised: Int) throws -> Double {
-        var sum = 0.0
-        for start in stride(from: 0, to: rows.count, by: recipe.batchSize) {
-            let part = Array(rows[start..<min(start + recipe.batchSize, rows.count)])
-            let batch = try model.batch(part)
-            let dropout = DropoutSource(seed: Seed(UInt64(recipe.seed)), pass: "\(state.step)/\(start)")
-            let loss = try objective.losses(batch, model.backbone, Context(dropout: dropout)).sum()
-            let value: Double = try loss.item()
-            guard value.isFinite else {
-                throw TrainingError(
-                    "step \(state.step + 1): the loss is \(value) for the rows at lines "
-                        + "\(part.map { "\($0.line)" }.joined(separator: ", ")) of \(data.path); lower learning_rate"
-                        + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
-            }
-            sum += value
-            try (loss / Double(supervised)).backward()
+    private func addGradients(_ plan: StepPlan) throws -> StepSums {
+        do {
+            return try gradientStep.addGradients(of: plan)
+        } catch let error as NonFiniteLoss {
+            throw TrainingError(
+                "step \(state.step + 1): the loss is \(error.value) for the rows at lines "
+                    + "\(error.pass.rows.map { "\(data[$0].line)" }.joined(separator: ", ")) of \(data.path); lower "
+                    + "learning_rate" + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
         }
-        return sum
     }
 
     /// A trainable that nothing depends on would be saved as it began, without a word.
@@ -233,6 +225,10 @@ public final class Trainer {
             "step \(state.step + 1): the norm of the gradients is \(norm)"
                 + (culprit.map { "; the gradient of \($0) is not finite" } ?? "") + "; lower learning_rate"
                 + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
+    }
+
+    private var isSaveDue: Bool {
+        recipe.saveSteps == nil ? savedTime.duration(to: .now) >= .seconds(600) : isDue(recipe.saveSteps)
     }
 
     private func isDue(_ interval: Int?) -> Bool { interval.map { state.step % $0 == 0 } ?? false }
@@ -260,8 +256,7 @@ public final class Trainer {
     @discardableResult
     private func evaluate() throws -> Evaluation? {
         guard let evalData else { return nil }
-        let size = recipe.evalBatchSize ?? recipe.batchSize
-        let evaluation = try Evaluator(model, batchSize: size).evaluate(evalData)
+        let evaluation = try Evaluator(model, layout: recipe.evalLayout).evaluate(evalData)
         guard evaluatedStep != state.step else { return evaluation }
         var metrics = Metrics(step: state.step)
         metrics.epoch = order.epochs(steps: state.step)
@@ -269,16 +264,35 @@ public final class Trainer {
         metrics.others["eval_perplexity"] = evaluation.perplexity
         try report.record(metrics)
         evaluatedStep = state.step
+        if state.step > 0 { try keepIfBest(evaluation.loss, on: evalData) }
         return evaluation
+    }
+
+    /// Writes the adapter to `best/` when no evaluation of the run had a lower loss.
+    private func keepIfBest(_ loss: Double, on evalData: Dataset) throws {
+        guard loss.isFinite, best.map({ loss < $0.loss }) ?? true else { return }
+        let new = BestAdapter(step: state.step, loss: loss, data: evalData.digest)
+        try folder.writeBest { try new.write(to: $0, adapter: adapter, model: model.name) }
+        best = new
+    }
+
+    /// Writes the adapter that the run ends with.
+    private func writeAdapter() throws {
+        guard recipe.loadBestModelAtEnd, let best, best.step != state.step else {
+            return try folder.writeAdapter { try adapter.save(to: $0, baseModel: model.name) }
+        }
+        try folder.writeAdapter { try BestAdapter.copyAdapter(of: folder.layout, to: $0) }
+        report.note("the adapter is that of step \(best.step), whose held-out loss was \(Units.loss(best.loss))")
     }
 
     /// Writes a checkpoint, unless the newest is of this step.
     private func save() throws {
         guard savedStep != state.step else { return }
-        try folder.writeCheckpoint(step: state.step, keep: recipe.saveTotalLimit) {
+        try folder.writeCheckpoint(step: state.step, keep: recipe.saveTotalLimit, keeping: best?.step) {
             try state.write(to: $0, adapter: adapter, model: model.name, optimiser: optimiser)
         }
         savedStep = state.step
+        savedTime = .now
     }
 
     /// Ends the report and completes the result.

@@ -32,6 +32,8 @@ struct TrainingSetup {
         self.adapter = adapter
         data = try model.dataset(recipe.dataSources, options: recipe.dataOptions)
         evalData = try recipe.evalData.map { try model.dataset([DataSource($0)], options: recipe.dataOptions) }
+        try recipe.layout.requireRoom(for: data)
+        if let evalData { try recipe.evalLayout.requireRoom(for: evalData) }
         self.recipe = try recipe.completed(model.backbone, adapter.configuration)
         adapter.attach()
     }

@@ -78,6 +78,9 @@ public final class RunningCommand: Sendable {
     /// Sends a signal.
     public func send(_ signal: Int32) { kill(process.processIdentifier, signal) }
 
+    /// Whether it has not ended yet.
+    public var isRunning: Bool { process.isRunning }
+
     /// What it has written to standard output so far.
     public var output: String { (try? String(contentsOfFile: files("out"), encoding: .utf8)) ?? "" }
 

@@ -47,6 +47,39 @@ import Training
         }
     }
 
+    @Test func aRunKilledBeforeItsRecipeWasWholeLeavesTheFolderFree() throws {
+        try withTemporaryFolder { folder in
+            try folder.write("x", to: "run/recipe.yaml.tmp-0123456789abcdef")
+            let run = try RunFolder.create(folder("run"))
+            #expect(try folder.contents(of: "run") == [".lock"])
+            run.close()
+        }
+    }
+
+    @Test func aCheckpointThatCannotBeWrittenLeavesNothing() throws {
+        struct Full: Error {}
+        try withTemporaryFolder { folder in
+            let run = try RunFolder.create(folder("run"))
+            #expect(throws: Full.self) { try run.writeCheckpoint(step: 1) { _ in throw Full() } }
+            #expect(try folder.contents(of: "run") == [".lock"])
+            try run.writeCheckpoint(step: 2) { try AtomicFile.write("x", to: $0 + "/x") }
+            #expect(throws: Full.self) { try run.writeCheckpoint(step: 3) { _ in throw Full() } }
+            #expect(try run.layout.checkpoints().map(\.step) == [2])
+        }
+    }
+
+    @Test func theBestCheckpointStaysBesideTheNewest() throws {
+        try withTemporaryFolder { folder in
+            let run = try RunFolder.create(folder("run"))
+            for step in 1...6 {
+                try run.writeCheckpoint(step: step, keep: 2, keeping: step < 3 ? nil : 2) {
+                    try AtomicFile.write("x", to: $0 + "/x")
+                }
+            }
+            #expect(try run.layout.checkpoints().map(\.step) == [2, 5, 6])
+        }
+    }
+
     @Test func onlyARunCanBeResumed() throws {
         try withTemporaryFolder { folder in
             #expect(throws: RunFolderError.nothingToResume(path: folder("absent"), exists: false)) {

@@ -308,6 +308,43 @@ import Training
         }
     }
 
+    @Test func theBestAdapterIsKept() async throws {
+        try await withTemporaryFolder { folder in
+            var recipe = try await recipe(folder)
+            recipe.evalData = try folder.write(textRows(5, seed: 77), to: "eval.jsonl")
+            // So large a rate that the held-out loss falls and rises again.
+            recipe.learningRate = 0.05
+            recipe.schedule = .constant
+            recipe.steps = 12
+            recipe.evalSteps = 1
+            recipe.saveSteps = 1
+            recipe.loadBestModelAtEnd = true
+            try Trainer.run(recipe, output: folder("run"), showsProgress: false)
+            let layout = RunLayout(folder("run"))
+            let measured = try MetricsLog.read(path: layout.metrics).compactMap { line in
+                line.evalLoss.flatMap { line.step > 0 ? (line.step, $0) : nil }
+            }
+            let best = try #require(measured.min { $0.1 < $1.1 })
+            #expect(measured.count == 12)
+            try #require(best.0 < 12)
+            // The checkpoint of the best evaluation outlives the two newest ones, and all three adapters are one.
+            #expect(try layout.checkpoints().map(\.step) == Array(Set([best.0, 11, 12])).sorted())
+            let kept = try tensors(layout.checkpoint(step: best.0))
+            for place in [layout.best, layout.adapter] {
+                let found = try tensors(place)
+                #expect(found.keys == kept.keys)
+                for (name, tensor) in kept { #expect(try tensor.isIdentical(to: #require(found[name])), "\(name)") }
+            }
+            #expect(PathKind(layout.adapter + "/evaluation.json") == .missing)
+            let model = try LanguageModel.load(recipe.model, dtype: .float32, device: .cpu)
+            _ = try Adapter.load(from: layout.adapter, onto: model.backbone)
+            #expect(try abs(model.evaluate(on: #require(recipe.evalData)).loss - best.1) < 1e-6)
+
+            recipe.evalData = nil
+            #expect(message { try recipe.validate() }.contains("load_best_model_at_end"))
+        }
+    }
+
     @Test func aTrainableThatNothingUsesIsNamed() async throws {
         try await withTemporaryFolder { folder in
             let recipe = try await recipe(folder)
