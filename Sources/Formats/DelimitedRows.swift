@@ -21,12 +21,16 @@ struct DelimitedRows {
     }
 
     private func columnNames(_ header: Record) throws -> [String] {
-        let names = try fields(of: header).enumerated().map { $0.element.isEmpty ? "column \($0.offset + 1)" : $0.element }
-        if names.count == 1, let mark = names[0].unicodeScalars.first(where: { $0 == ";" || $0 == "\t" || $0 == "," }) {
+        let names = try fields(of: header).enumerated().map { index, name in
+            name.isEmpty ? "column \(index + 1)" : name
+        }
+        if names.count == 1, let mark = names[0].unicodeScalars.first(where: { ";\t,".unicodeScalars.contains($0) }) {
+            let advice =
+                mark == "\t"
+                ? "tabs: then call the file .tsv" : "\"\(mark)\": then write commas (.csv) or tabs (.tsv)"
             throw error(
                 header.line,
-                "the header has one column, \"\(shortened(names[0]))\"; are its columns separated by "
-                    + "\(mark == "\t" ? "tabs: then call the file .tsv" : "\"\(mark)\": then write commas (.csv) or tabs (.tsv)")")
+                "the header has one column, \"\(shortened(names[0]))\"; are its columns separated by " + advice)
         }
         var seen = KeyedList<Bool>()
         for name in names where !seen.appendIfNew(key: name, value: true) {

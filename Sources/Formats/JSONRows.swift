@@ -86,6 +86,7 @@ private struct Reader {
         bytes.removeAll(keepingCapacity: true)
         var (depth, isInString, isEscaped) = (0, false, false)
         scan: while let byte = try stream.peek() {
+            let wasInside = depth > 0 || isInString
             if isInString {
                 if isEscaped {
                     isEscaped = false
@@ -101,7 +102,7 @@ private struct Reader {
                 case UInt8(ascii: "}"), UInt8(ascii: "]"):
                     if depth == 0 { break scan }
                     depth -= 1
-                case UInt8(ascii: ","), UInt8(ascii: ":"):
+                case UInt8(ascii: ","), UInt8(ascii: ":"), 0x20, 0x09, 0x0A, 0x0D:
                     if depth == 0 { break scan }
                 default: break
                 }
@@ -109,10 +110,12 @@ private struct Reader {
             bytes.append(byte)
             _ = try stream.take()
             if bytes.count > ByteStream.rowLimit { throw stream.tooLong(line) }
+            if wasInside, depth == 0, !isInString { break }
         }
         if depth > 0 || isInString {
             throw FormatError(
-                file: file.path, place: .row(line), "the file ends inside the value that begins here; it may be truncated")
+                file: file.path, place: .row(line),
+                "the file ends inside the value that begins here; it may be truncated")
         }
         let value = try bytes.withUnsafeBytes { bytes in
             try asResult { try JSON.parse(bytes, file: file.path, firstLine: line, firstOffset: offset) }

@@ -66,7 +66,9 @@ struct DataCommand: ParsableCommand {
     }
 
     private func clear() throws {
-        guard let cache = TokenCache.standard else { throw InputError("there is no cache: HOME and GRAFT_CACHE are empty") }
+        guard let cache = TokenCache.standard else {
+            throw InputError("there is no cache: HOME and GRAFT_CACHE are empty")
+        }
         let size = cache.size
         try cache.clear()
         Output.note("\(cache.folder): removed \(size.tables) token tables, \(Units.bytes(size.bytes))")

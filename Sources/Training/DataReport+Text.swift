@@ -58,8 +58,8 @@ extension DataReport {
         var text = ""
         for file in summaries {
             if !file.droppedLines.isEmpty {
-                text += "\(file.source.path): nothing to learn is left of \(file.droppedLines.count) rows once they are cut: "
-                text += "lines \(Self.list(file.droppedLines))\n"
+                text += "\(file.source.path): nothing to learn is left of \(file.droppedLines.count) rows once they "
+                text += "are cut: lines \(Self.list(file.droppedLines))\n"
             }
             var reasons = KeyedList<[Int]>()
             for row in file.badRows { reasons[row.reason] = (reasons[row.reason] ?? []) + [row.line] }
@@ -111,7 +111,7 @@ extension DataSummary {
     /// The summary as an object, as run folders keep it.
     var json: JSON {
         [
-            "path": .string(source.path), "weight": JSON(source.weight), "format": .string(format.rawValue),
+            "path": .string(source.path), "weight": source.weight.json, "format": .string(format.rawValue),
             "rows": JSON(rows), "kept": JSON(kept), "truncated": JSON(truncated),
             "dropped_lines": JSON(droppedLines.prefix(1000).map { JSON($0) }), "dropped": JSON(droppedLines.count),
             "bad": JSON(badCount),

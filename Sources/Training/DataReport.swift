@@ -51,7 +51,9 @@ public struct DataReport: Sendable {
         public var first: [(earlier: String, later: String)] = []
 
         /// Two are equal when they have the same rows.
-        public static func == (a: Pairs, b: Pairs) -> Bool { a.count == b.count && a.first.elementsEqual(b.first, by: ==) }
+        public static func == (a: Pairs, b: Pairs) -> Bool {
+            a.count == b.count && a.first.elementsEqual(b.first, by: ==)
+        }
 
         mutating func append(_ earlier: @autoclosure () -> String, _ later: @autoclosure () -> String) {
             count += 1

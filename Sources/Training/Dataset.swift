@@ -160,8 +160,8 @@ extension Dataset {
         var notes = summaries.flatMap { $0.notes + [$0.truncationNote, $0.badRowNote].compactMap { $0 } }
         if summaries.allSatisfy({ $0.stopRows == 0 }) {
             notes.append(
-                "\(path): no row teaches the model to stop, because the loss is on no end-of-sequence or end-of-turn token"
-                    + (truncated > 0 ? "; raise max_length, so that rows keep their ends" : ""))
+                "\(path): no row teaches the model to stop, because the loss is on no end-of-sequence or end-of-turn "
+                    + "token" + (truncated > 0 ? "; raise max_length, so that rows keep their ends" : ""))
         }
         return notes
     }
@@ -186,8 +186,8 @@ extension DataSummary {
     /// How many rows were left out and why, in one sentence; nil when none was.
     var badRowNote: String? {
         guard let first = badRows.first else { return nil }
-        return "\(source.path): \(badCount) of \(rows) rows were left out because they cannot be used; the first at line "
-            + "\(first.line): \(first.reason)"
+        return "\(source.path): \(badCount) of \(rows) rows were left out because they cannot be used; the first at "
+            + "line \(first.line): \(first.reason)"
     }
 }
 

@@ -33,8 +33,10 @@ struct RowColumns {
                     + Self.keys.joined(separator: ", "))
         }
         let found = Set(mapping.keys)
-        guard Self.forms.contains(where: { found.isSuperset(of: $0.required) && found.isSubset(of: $0.required + $0.optional) })
-        else {
+        let isForm = Self.forms.contains { form in
+            found.isSuperset(of: form.required) && found.isSubset(of: form.required + form.optional)
+        }
+        guard isForm else {
             throw TrainingError(
                 "columns: \(mapping.keys.joined(separator: ", ")) do not make a row; name all keys of one form: text; prompt "
                     + "and completion; messages; instruction, output and perhaps input; conversations")
@@ -84,10 +86,12 @@ struct RowColumns {
         }
         let whole = Self.forms.first { keys.count > $0.required.count && Set(keys).isSuperset(of: $0.required) }
         if let whole {
-            return "; to leave the other columns alone, name those to read: " + Self.options(whole.required.map { ($0, $0) })
+            return "; to leave the other columns alone, name those to read: "
+                + Self.options(whole.required.map { ($0, $0) })
         }
         guard let pair = Self.pairs.first(where: { keys.contains($0.0) && keys.contains($0.1) }) else { return "" }
-        return "; if its \"\(pair.0)\" is the prompt, say " + Self.options([("prompt", pair.0), ("completion", pair.1)])
+        return "; if its \"\(pair.0)\" is the prompt, say "
+            + Self.options([("prompt", pair.0), ("completion", pair.1)])
     }
 
     /// The same mapping for the command line and for a recipe.

@@ -74,8 +74,12 @@ public struct TextModel: Sendable {
 
     /// What the parts make of a text: programs that read the same files otherwise have other digests.
     private static func sample(_ tokenizer: Tokenizer, _ template: ChatTemplate?) -> String {
-        let text = "Ab cd's  12345\u{9}é e\u{301} 漢字 Ωмир नमस्ते 👩\u{200D}👩\u{200D}👧 \u{0}\u{7F}\u{A0}\r\n\n\n{\"x\": [1.5, true]} <s></s>"
-        var parts = ["\(graftVersion)", "\(tokenizer.encode(text))", "\(tokenizer.stopTokenIDs)", "\(tokenizer.addsBOS)"]
+        let text =
+            "Ab cd's  12345\u{9}é e\u{301} 漢字 Ωмир नमस्ते 👩\u{200D}👩\u{200D}👧 \u{0}\u{7F}\u{A0}\r\n\n\n{\"x\": [1.5, true]} "
+            + "<s></s>"
+        var parts = [
+            graftVersion, "\(tokenizer.encode(text))", "\(tokenizer.stopTokenIDs)", "\(tokenizer.addsBOS)",
+        ]
         if let template {
             let talk = [ChatMessage(role: "user", content: text), ChatMessage(role: "assistant", content: text)]
             let rendered = try? template.renderWithAssistantSpans(messages: talk)

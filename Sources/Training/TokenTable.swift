@@ -74,7 +74,8 @@ final class TokenTable: Sendable {
         var count = 0
         for block in 0..<blockCount {
             let (start, rows) = (Self.long(bytes, table + block * 16), Self.long(bytes, table + block * 16 + 8))
-            let isFull = rows == Self.rowsPerBlock || (block == blockCount - 1 && (1...Self.rowsPerBlock).contains(rows))
+            let isLast = block == blockCount - 1
+            let isFull = rows == Self.rowsPerBlock || (isLast && (1...Self.rowsPerBlock).contains(rows))
             guard isFull, start >= Self.headerSize, start <= table, rows * Self.entrySize <= table - start else {
                 throw TrainingError("the token table is damaged")
             }
@@ -98,7 +99,8 @@ final class TokenTable: Sendable {
         let start = blocks[block] + index * Self.entrySize
         let stop = Self.word(bytes, start + 28)
         return Entry(
-            offset: Self.long(bytes, start), line: Self.long(bytes, start + 8), count: Int(Self.word(bytes, start + 16)),
+            offset: Self.long(bytes, start), line: Self.long(bytes, start + 8),
+            count: Int(Self.word(bytes, start + 16)),
             supervised: Int(Self.word(bytes, start + 20)), firstSupervised: Int(Self.word(bytes, start + 24)),
             firstStop: stop == Self.none ? nil : Int(stop))
     }

@@ -141,7 +141,8 @@ extension TrainingPlan {
         if evalRows > 0 { lines.append("held out   \(recipe.evalData ?? ""): \(evalRows) rows") }
         lines += notes.map { "note       \($0)" }
         return lines.joined(separator: "\n") + "\n\n" + table.text() + "\n"
-            + firstRow.heading("first row", isColoured: isColoured) + "\n" + firstRow.text(isColoured: isColoured) + "\n"
+            + firstRow.heading("first row", isColoured: isColoured) + "\n" + firstRow.text(isColoured: isColoured)
+            + "\n"
     }
 
     /// The plan as an object, for `--json`.

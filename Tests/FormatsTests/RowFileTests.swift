@@ -22,7 +22,9 @@ import Testing
 
     /// Rows of texts with everything that formats quote.
     private func randomRows(_ generator: inout SeededGenerator, keys: [String]) -> [JSON] {
-        let pieces = ["\"", "\"\"", ",", "\t", "\n", "\r\n", ";", " ", "a", "é", "e\u{301}", "漢字", "👩\u{200D}👧", "\\", "{", "]"]
+        let pieces = [
+            "\"", "\"\"", ",", "\t", "\n", "\r\n", ";", " ", "a", "é", "e\u{301}", "漢字", "👩\u{200D}👧", "\\", "{", "]",
+        ]
         return (0..<Int.random(in: 1...20, using: &generator)).map { _ in
             var row = KeyedList<JSON>()
             for key in keys {
@@ -56,7 +58,9 @@ import Testing
     /// Random text, mostly broken: whatever Python's strict reader takes is read the same, the rest is refused.
     @Test func tablesAreReadAsPythonReadsThem() async throws {
         var generator = SeededGenerator(seed: 8)
-        let pieces = ["\"", "\"", ",", ",", "\n", "\r\n", "\r", "a", "b", " ", "é", "\"\"", "\"x\"", "\"y,\nz\"", "\t", ";"]
+        let pieces = [
+            "\"", "\"", ",", ",", "\n", "\r\n", "\r", "a", "b", " ", "é", "\"\"", "\"x\"", "\"y,\nz\"", "\t", ";",
+        ]
         try await withTemporaryFolder { folder in
             var accepted = 0
             for round in 0..<400 {
@@ -109,7 +113,7 @@ import Testing
             for (text, word) in [
                 ("[{\"text\": 1}, ", "ends where"), ("[{\"text\": \"a\"", "ends inside"), ("[1 2]", "expected"),
                 ("{\n\"a\": 1}", "no array of rows"), ("{\n\"a\": [1], \"b\": [2]}", "two arrays"),
-                ("{\n\"a\" [1]}", "\":\" after the key"), ("[]\n[]", "goes on"), ("\u{0}[]", "format of this file"),
+                ("{\n\"a\" [1]}", "\":\" after"), ("[]\n[]", "goes on"), ("\u{0}[]", "format of this file"),
                 ("{\n3: [1]}", "a key"),
             ] {
                 let path = try folder.write(text, to: "bad.json")
@@ -200,7 +204,8 @@ import Testing
                 try FileManager.default.removeItem(atPath: folder(name))
             }
             for (name, text, word) in [
-                ("a.parquet", "PAR1....", "Parquet"), ("a.jsonl", "PK\u{3}\u{4}", "zip"), ("a.csv.gz", "a,b\n", "not gzip"),
+                ("a.parquet", "PAR1....", "Parquet"), ("a.jsonl", "PK\u{3}\u{4}", "zip"),
+                ("a.csv.gz", "a,b\n", "not gzip"),
                 ("a.txt", "hello", "unknown"), ("a.jsonl", "BZh9", "bzip2"), ("a.csv", "", "empty"),
             ] {
                 let path = try folder.write(text, to: name)
