@@ -136,7 +136,9 @@ public final class RunFolder {
     private static let oldMark = ".old-"
 
     private func clearLeftovers() throws {
-        let files = [layout.recipe, layout.metrics, layout.lossPlot, layout.adapter, layout.best]
+        let files = [
+            layout.recipe, layout.data, layout.metrics, layout.lossPlot, layout.adapter, layout.best,
+        ]
         try Self.clearLeftovers(in: layout.path) { name in files.contains(joined(layout.path, name)) }
         if PathKind(layout.checkpointsFolder) == .folder {
             try Self.clearLeftovers(in: layout.checkpointsFolder) { RunLayout.checkpointStep(name: $0) != nil }

@@ -130,7 +130,7 @@ public final class Trainer {
         settings.weightDecay = recipe.weightDecay
         optimiser = try AdamW(adapter.trainables, settings: settings)
         state = TrainingCheckpoint(recipe: recipe.fixedDigest, data: data.digest)
-        var notes = try [data.truncationNote, evalData?.truncationNote, adapter.zeroWeightNote()].compactMap { $0 }
+        var notes = try data.notes + (evalData?.notes ?? []) + [adapter.zeroWeightNote()].compactMap { $0 }
         if resumes, let folder { notes += try state.restoreNewest(from: folder, adapter, optimiser) }
         if let peers { state.follow(step: try peers.share(step: state.step, adapter, optimiser)) }
         guard state.step <= totalSteps else {
@@ -144,6 +144,7 @@ public final class Trainer {
             return
         }
         try AtomicFile.write(recipe.yaml(), to: layout.recipe)
+        try RunData(setup).write(to: layout.data)
         if resumes {
             layout.removeFailure()
             best = try evalData.flatMap { try BestAdapter(in: layout, data: $0.digest) }
@@ -159,6 +160,10 @@ public final class Trainer {
             resumedStep: resumes ? state.step : nil, showsProgress: showsProgress)
         notes.forEach(report.note)
         self.report = report
+        if state.step == 0, let first = order.rows(step: 0).first {
+            let row = try MarkedRow(data[first], of: data, tokenizer: model.tokenizer)
+            report.show(row, as: "the first row of step 1")
+        }
     }
 
     // MARK: The loop
