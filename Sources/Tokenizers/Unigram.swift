@@ -1,0 +1,144 @@
+/// A vocabulary in which every token has a score: a piece becomes the tokens whose scores add up to the most.
+struct Unigram: TokenizerModel {
+    /// The tokens as written, by number.
+    let tokens: ByteStringTable
+    /// The logarithm of each token's probability, by number.
+    let scores: [Double]
+    let unknownToken: Int
+    /// The token of each byte, or -1, for what the vocabulary lacks; empty where that becomes the unknown token.
+    let byteTokens: [Int]
+    fileprivate let trie: ByteTrie
+    /// The score of a character that the vocabulary lacks.
+    fileprivate let unknownScore: Double
+
+    /// How much less than the worst token an unknown character scores.
+    private static let unknownPenalty = 10.0
+
+    /// Makes the model.
+    ///
+    /// - Parameters:
+    ///   - tokens: The tokens as written, by number.
+    ///   - scores: The score of each; as many as tokens, and finite.
+    ///   - unknownToken: The number of the token for what cannot be written.
+    ///   - fallsBackToBytes: Whether what cannot be written becomes tokens such as `<0x0A>`, one a byte.
+    init(_ tokens: ByteStringTable, scores: [Double], unknownToken: Int, fallsBackToBytes: Bool) {
+        self.tokens = tokens
+        self.scores = scores
+        self.unknownToken = unknownToken
+        let trie = ByteTrie(tokens)
+        self.trie = trie
+        unknownScore = (scores.min() ?? 0) - Self.unknownPenalty
+        byteTokens = fallsBackToBytes ? (0...255).map { trie.number(of: byteToken($0).utf8) ?? -1 } : []
+    }
+
+    var name: String { "Unigram" }
+
+    func encode(_ piece: TextPiece, state: inout EncodingState, output: inout TokenList) {
+        state.lattice.findPath(piece.bytes, self)
+        for step in state.lattice.path.reversed() {
+            let place = piece.place(step.start..<step.end)
+            if step.token != unknownToken {
+                output.append(step.token, place)
+            } else {
+                appendUnknown(UnsafeBufferPointer(rebasing: piece.bytes[step.start..<step.end]), place, &output)
+            }
+        }
+    }
+
+    /// Appends what stands for a run of characters of which none is a token.
+    private func appendUnknown(
+        _ run: UnsafeBufferPointer<UInt8>, _ place: Range<Int>, _ output: inout TokenList
+    ) {
+        // The run as a whole can be one: the unknown token's own text, or a token that scores less than its parts.
+        if let token = trie.number(of: run) { return output.append(token, place) }
+        guard !byteTokens.isEmpty, run.allSatisfy({ byteTokens[Int($0)] >= 0 }) else {
+            return output.append(unknownToken, place)
+        }
+        for byte in run { output.append(byteTokens[Int(byte)], place) }
+    }
+}
+
+/// The search for the best path through a piece, with the memory that it needs.
+struct UnigramLattice: Sendable {
+    /// A part of the piece that is one token, or a run of unknown characters.
+    struct Step {
+        var start: Int
+        var end: Int
+        var token: Int
+    }
+
+    /// The best way to a place in the piece.
+    private struct Arrival {
+        var score = 0.0
+        /// Bytes of the last token; 0 where nothing has arrived yet.
+        var length: Int32 = 0
+        var token: Int32 = 0
+    }
+
+    /// Memory for longer pieces than this is given back.
+    private static let keptArrivals = 1 << 16
+
+    private var arrivals: [Arrival] = []
+    /// The best path that was found last, from its end to its beginning.
+    private(set) var path: [Step] = []
+
+    /// Finds the path; of equal ones that which was found first, where shorter tokens of a place come first.
+    mutating func findPath(_ bytes: UnsafeBufferPointer<UInt8>, _ model: Unigram) {
+        arrivals.removeAll(keepingCapacity: arrivals.count <= Self.keptArrivals)
+        arrivals.append(contentsOf: repeatElement(Arrival(), count: bytes.count + 1))
+        arrivals.withUnsafeMutableBufferPointer { arrivals in
+            model.trie.nodes.withUnsafeBufferPointer { nodes in
+                model.scores.withUnsafeBufferPointer { scores in
+                    var start = 0
+                    while start < bytes.count {
+                        start += Self.extend(start, bytes, arrivals, nodes, scores, model)
+                    }
+                }
+            }
+        }
+        readPath(bytes.count, unknown: model.unknownToken)
+    }
+
+    /// Goes on from a place with every token that begins there; returns the length of the character there.
+    @inline(__always)
+    private static func extend(
+        _ start: Int, _ bytes: UnsafeBufferPointer<UInt8>, _ arrivals: UnsafeMutableBufferPointer<Arrival>,
+        _ nodes: UnsafeBufferPointer<ByteTrie.Node>, _ scores: UnsafeBufferPointer<Double>, _ model: Unigram
+    ) -> Int {
+        let length = min(utf8Length(bytes[start]), bytes.count - start)
+        let score = arrivals[start].score
+        func arrive(_ end: Int, _ token: Int32, _ score: Double) {
+            guard arrivals[end].length == 0 || score > arrivals[end].score else { return }
+            arrivals[end] = Arrival(score: score, length: Int32(truncatingIfNeeded: end - start), token: token)
+        }
+        var characterIsToken = false
+        var node = ByteTrie.root
+        var end = start
+        while end < bytes.count, let next = ByteTrie.child(of: node, bytes[end], in: nodes) {
+            node = next
+            end += 1
+            let token = nodes[node].value
+            guard token >= 0 else { continue }
+            arrive(end, token, score + scores[Int(token)])
+            if end - start == length { characterIsToken = true }
+        }
+        if !characterIsToken {
+            arrive(start + length, Int32(truncatingIfNeeded: model.unknownToken), score + model.unknownScore)
+        }
+        return length
+    }
+
+    private mutating func readPath(_ count: Int, unknown: Int) {
+        path.removeAll(keepingCapacity: true)
+        var end = count
+        while end > 0 {
+            let (length, token) = (Int(arrivals[end].length), Int(arrivals[end].token))
+            if token == unknown, let last = path.last, last.token == unknown {
+                path[path.count - 1].start = end - length
+            } else {
+                path.append(Step(start: end - length, end: end, token: token))
+            }
+            end -= length
+        }
+    }
+}
