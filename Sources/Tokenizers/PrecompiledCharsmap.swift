@@ -1,8 +1,13 @@
+import Foundation
+
 /// The table of replacements that SentencePiece compiles its normalisation into (`precompiled_charsmap`).
 ///
 /// Layout, little-endian: u32 bytes of the tree; the tree as a double array of u32 units; the replacements as UTF-8,
 /// each ended by a zero byte. A leaf of the tree holds the byte at which its replacement begins.
-struct PrecompiledCharsmap: Sendable, Equatable {
+///
+/// As in the reference, a cluster of up to 5 bytes is replaced whole when the table has any beginning of it, else each of
+/// its characters is looked up by itself.
+struct PrecompiledCharsmap: TextNormalizer {
     private let units: [UInt32]
     private let replacements: [UInt8]
     /// Whether anything that begins with the byte is replaced.
@@ -23,7 +28,7 @@ struct PrecompiledCharsmap: Sendable, Equatable {
             (0..<4).reduce(0) { $0 | UInt32(bytes[4 * index + $1]) << UInt32(8 * $1) }
         }
         guard bytes.count >= 4 else {
-            throw refuse("expected a table of replacements that begins with the size of its tree, found \(bytes.count) bytes")
+            throw refuse("expected a table of replacements of at least 4 bytes, found \(bytes.count)")
         }
         let size = Int(word(0))
         guard size >= 4, size % 4 == 0, size <= bytes.count - 4 else {
@@ -44,44 +49,46 @@ struct PrecompiledCharsmap: Sendable, Equatable {
         self.isFirstByte = isFirstByte
     }
 
-    /// Whether the table leaves a text as it is for want of any byte that a replaced string begins with.
-    func surelyKeeps(_ text: UnsafeBufferPointer<UInt8>) -> Bool {
-        isFirstByte.withUnsafeBufferPointer { isFirstByte in !text.contains { isFirstByte[Int($0)] } }
+    /// Reads a `Precompiled` normalizer of a tokenizer.json.
+    init(_ component: JSONComponent) throws {
+        let text = try component.string("precompiled_charsmap")
+        guard let bytes = Data(base64Encoded: text) else {
+            throw component.error("precompiled_charsmap", "the table of replacements is not valid base64")
+        }
+        try self.init(Array(bytes), origin: "\(component.path), \"\(component.key).precompiled_charsmap\"")
     }
 
-    /// Goes through a text and tells what becomes of it, in order.
-    ///
-    /// The rule is the reference's: a cluster of up to 5 bytes is replaced whole when the table has any beginning of it,
-    /// else each of its characters is looked up by itself.
-    ///
-    /// - Parameters:
-    ///   - text: Valid UTF-8.
-    ///   - keep: Gets the range of characters that stay.
-    ///   - replace: Gets the range of what is replaced, and the replacement.
-    func apply(
-        to text: UnsafeBufferPointer<UInt8>, keep: (Range<Int>) -> Void,
-        replace: (Range<Int>, UnsafeBufferPointer<UInt8>) -> Void
-    ) {
-        replacements.withUnsafeBufferPointer { replacements in
+    func normalize(_ text: inout NormalizedText) {
+        guard !text.bytes.withUnsafeBufferPointer(surelyKeeps) else { return }
+        text.transform { source, output in
+            var writer = CharsmapWriter()
             var kept = 0  // where the run of characters that stay begins
-            func look(_ range: Range<Int>) -> Bool {
-                guard let found = replacement(of: UnsafeBufferPointer(rebasing: text[range])) else { return false }
-                if kept < range.lowerBound { keep(kept..<range.lowerBound) }
+            func replaces(_ range: Range<Int>) -> Bool {
+                guard let found = replacement(of: UnsafeBufferPointer(rebasing: source[range])) else { return false }
+                if kept < range.lowerBound { writer.keep(kept..<range.lowerBound, of: source, &output) }
                 kept = range.upperBound
-                replace(range, UnsafeBufferPointer(rebasing: replacements[found]))
+                replacements.withUnsafeBufferPointer {
+                    writer.replace(range, of: source, with: UnsafeBufferPointer(rebasing: $0[found]), &output)
+                }
                 return true
             }
-            forEachCluster(text) { cluster in
-                if cluster.count <= Self.longestCluster, look(cluster) { return }
+            forEachCluster(source) { cluster in
+                if cluster.count <= Self.longestCluster, replaces(cluster) { return }
                 var start = cluster.lowerBound
                 while start < cluster.upperBound {
-                    let end = min(start + utf8Length(text[start]), cluster.upperBound)
-                    _ = look(start..<end)
+                    let end = min(start + utf8Length(source[start]), cluster.upperBound)
+                    _ = replaces(start..<end)
                     start = end
                 }
             }
-            if kept < text.count { keep(kept..<text.count) }
+            if kept < source.count { writer.keep(kept..<source.count, of: source, &output) }
+            writer.finish(&output)
         }
+    }
+
+    /// Whether nothing in a text can be replaced, because no string of the table begins with any of its bytes.
+    private func surelyKeeps(_ text: UnsafeBufferPointer<UInt8>) -> Bool {
+        isFirstByte.withUnsafeBufferPointer { isFirstByte in !text.contains { isFirstByte[Int($0)] } }
     }
 
     /// Where the replacement of the shortest beginning of `string` that has one lies.
@@ -114,9 +121,66 @@ extension UInt32 {
     fileprivate var offset: Int { Int((self >> 10) << ((self & 1 << 9) >> 6)) }
 }
 
-/// Bytes of the character that begins with `first`.
-@inline(__always)
-private func utf8Length(_ first: UInt8) -> Int { first < 0xC0 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4 }
+/// Writes a text with its replacements, and counts places as the reference does: characters for which nothing is put in
+/// belong to the character before them.
+private struct CharsmapWriter {
+    private var pending: (scalar: Unicode.Scalar, change: Int)?
+
+    /// Takes over characters.
+    mutating func keep(
+        _ range: Range<Int>, of source: UnsafeBufferPointer<UInt8>, _ output: inout TextTransform
+    ) {
+        finish(&output)
+        var last = range.upperBound - 1
+        while last > range.lowerBound, source[last] & 0xC0 == 0x80 { last -= 1 }
+        if output.place == range.lowerBound {
+            output.keep(last - range.lowerBound)
+            pending = (DecodedScalar(source, at: last, end: range.upperBound).scalar, 0)
+        } else {
+            // What was dropped at the beginning had no character before it: the reference is out of step from there on.
+            forEachScalar(UnsafeBufferPointer(rebasing: source[range])) { put($0, 0, &output) }
+        }
+    }
+
+    /// Puts a replacement in.
+    mutating func replace(
+        _ range: Range<Int>, of source: UnsafeBufferPointer<UInt8>, with replacement: UnsafeBufferPointer<UInt8>,
+        _ output: inout TextTransform
+    ) {
+        let old = source[range].count { $0 & 0xC0 != 0x80 }
+        let new = replacement.count { $0 & 0xC0 != 0x80 }
+        var index = 0
+        forEachScalar(replacement) {
+            put($0, index < min(old, new) ? 0 : 1, &output)
+            index += 1
+        }
+        if new < old { pending?.change -= old - new }
+    }
+
+    /// Writes what waits for what comes after it.
+    mutating func finish(_ output: inout TextTransform) {
+        if let pending { output.put(pending.scalar, change: pending.change) }
+        pending = nil
+    }
+
+    private mutating func put(_ scalar: Unicode.Scalar, _ change: Int, _ output: inout TextTransform) {
+        finish(&output)
+        pending = (scalar, change)
+    }
+}
+
+private func forEachScalar(_ text: UnsafeBufferPointer<UInt8>, _ body: (Unicode.Scalar) -> Void) {
+    var index = 0
+    while index < text.count {
+        let decoded = DecodedScalar(text, at: index, end: text.count)
+        body(decoded.scalar)
+        index += decoded.length
+    }
+}
+
+extension DecodedScalar {
+    fileprivate var scalar: Unicode.Scalar { Unicode.Scalar(value) ?? "\u{FFFD}" }
+}
 
 /// Calls `body` with the extended grapheme clusters of valid UTF-8, in order.
 private func forEachCluster(_ text: UnsafeBufferPointer<UInt8>, _ body: (Range<Int>) -> Void) {

@@ -1,7 +1,6 @@
 /// A vocabulary in which every token has a score: a piece becomes the tokens whose scores add up to the most.
 struct Unigram: TokenizerModel {
-    /// The tokens as written, by number.
-    let tokens: ByteStringTable
+    let vocabulary: ByteStringTable
     /// The logarithm of each token's probability, by number.
     let scores: [Double]
     let unknownToken: Int
@@ -17,15 +16,15 @@ struct Unigram: TokenizerModel {
     /// Makes the model.
     ///
     /// - Parameters:
-    ///   - tokens: The tokens as written, by number.
+    ///   - vocabulary: The tokens as written, by number.
     ///   - scores: The score of each; as many as tokens, and finite.
     ///   - unknownToken: The number of the token for what cannot be written.
     ///   - fallsBackToBytes: Whether what cannot be written becomes tokens such as `<0x0A>`, one a byte.
-    init(_ tokens: ByteStringTable, scores: [Double], unknownToken: Int, fallsBackToBytes: Bool) {
-        self.tokens = tokens
+    init(_ vocabulary: ByteStringTable, scores: [Double], unknownToken: Int, fallsBackToBytes: Bool) {
+        self.vocabulary = vocabulary
         self.scores = scores
         self.unknownToken = unknownToken
-        let trie = ByteTrie(tokens)
+        let trie = ByteTrie(vocabulary)
         self.trie = trie
         unknownScore = (scores.min() ?? 0) - Self.unknownPenalty
         byteTokens = fallsBackToBytes ? (0...255).map { trie.number(of: byteToken($0).utf8) ?? -1 } : []
@@ -33,28 +32,54 @@ struct Unigram: TokenizerModel {
 
     var name: String { "Unigram" }
 
-    func encode(_ piece: TextPiece, state: inout EncodingState, output: inout TokenList) {
-        state.lattice.findPath(piece.bytes, self)
-        for step in state.lattice.path.reversed() {
-            let place = piece.place(step.start..<step.end)
+    func encode(_ piece: UnsafeBufferPointer<UInt8>, scratch: inout ModelScratch, output: inout [PieceToken]) {
+        scratch.lattice.findPath(piece, self)
+        for step in scratch.lattice.path.reversed() {
             if step.token != unknownToken {
-                output.append(step.token, place)
+                output.append(PieceToken(step.token, step.start..<step.end))
             } else {
-                appendUnknown(UnsafeBufferPointer(rebasing: piece.bytes[step.start..<step.end]), place, &output)
+                appendUnknown(piece, step.start..<step.end, &output)
             }
         }
     }
 
     /// Appends what stands for a run of characters of which none is a token.
     private func appendUnknown(
-        _ run: UnsafeBufferPointer<UInt8>, _ place: Range<Int>, _ output: inout TokenList
+        _ piece: UnsafeBufferPointer<UInt8>, _ range: Range<Int>, _ output: inout [PieceToken]
     ) {
+        let run = UnsafeBufferPointer(rebasing: piece[range])
         // The run as a whole can be one: the unknown token's own text, or a token that scores less than its parts.
-        if let token = trie.number(of: run) { return output.append(token, place) }
+        if let token = trie.number(of: run) { return output.append(PieceToken(token, range)) }
         guard !byteTokens.isEmpty, run.allSatisfy({ byteTokens[Int($0)] >= 0 }) else {
-            return output.append(unknownToken, place)
+            return output.append(PieceToken(unknownToken, range))
         }
-        for byte in run { output.append(byteTokens[Int(byte)], place) }
+        for byte in run { output.append(PieceToken(byteTokens[Int(byte)], range)) }
+    }
+}
+
+extension Unigram {
+    /// Reads the object `model` of a tokenizer.json.
+    init(_ component: JSONComponent) throws {
+        guard let list = component.json["vocab"]?.array else { throw component.error("vocab", "expected a list") }
+        var vocabulary = ByteStringTable(reserving: list.count)
+        var scores: [Double] = []
+        for (index, entry) in list.enumerated() {
+            guard let pair = entry.array, pair.count == 2, let token = pair[0].string, let score = pair[1].double,
+                score.isFinite
+            else {
+                throw component.error("vocab[\(index)]", "expected a token and its score, found \(entry.compact.prefix(80))")
+            }
+            vocabulary.append(token.utf8)
+            scores.append(score)
+        }
+        vocabulary.index()
+        guard let unknown = component.json["unk_id"]?.int, list.indices.contains(unknown) else {
+            throw component.error(
+                "unk_id", "expected the number of the token, below \(list.count), for what the vocabulary cannot write")
+        }
+        self.init(
+            vocabulary, scores: scores, unknownToken: unknown,
+            fallsBackToBytes: try component.flag("byte_fallback", default: false))
     }
 }
 

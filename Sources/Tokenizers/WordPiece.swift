@@ -1,9 +1,10 @@
 /// Greedy matching as in BERT: a word becomes the longest token that it begins with, then the longest token for what
 /// continues it, and so on; a word that cannot be written so is one unknown token.
 struct WordPiece: TokenizerModel {
-    let trie: ByteTrie
+    let vocabulary: ByteStringTable
+    private let trie: ByteTrie
     /// The node below which the tokens that continue a word lie; nil when there are none.
-    let continuation: Int?
+    private let continuation: Int?
     let unknownToken: Int
     /// The prefix that marks tokens that continue a word.
     let prefix: String
@@ -13,12 +14,14 @@ struct WordPiece: TokenizerModel {
     /// Makes the model.
     ///
     /// - Parameters:
-    ///   - tokens: The tokens as written, by number.
+    ///   - vocabulary: The tokens as written, by number.
     ///   - unknownToken: The number of the token for words that cannot be written.
     ///   - prefix: What marks tokens that continue a word, usually `##`.
     ///   - longestWord: The most characters of a word, usually 100.
-    init(_ tokens: ByteStringTable, unknownToken: Int, prefix: String = "##", longestWord: Int = 100) {
-        trie = ByteTrie(tokens)
+    init(_ vocabulary: ByteStringTable, unknownToken: Int, prefix: String = "##", longestWord: Int = 100) {
+        self.vocabulary = vocabulary
+        let trie = ByteTrie(vocabulary)
+        self.trie = trie
         continuation = trie.node(of: prefix.utf8)
         self.unknownToken = unknownToken
         self.prefix = prefix
@@ -27,19 +30,19 @@ struct WordPiece: TokenizerModel {
 
     var name: String { "WordPiece" }
 
-    func encode(_ piece: TextPiece, state: inout EncodingState, output: inout TokenList) {
-        let (bytes, count) = (piece.bytes, output.count)
-        guard bytes.count <= longestWord || bytes.count(where: { $0 & 0xC0 != 0x80 }) <= longestWord else {
-            return output.append(unknownToken, piece.place(0..<bytes.count))
+    func encode(_ piece: UnsafeBufferPointer<UInt8>, scratch: inout ModelScratch, output: inout [PieceToken]) {
+        let before = output.count
+        guard piece.count <= longestWord || piece.count(where: { $0 & 0xC0 != 0x80 }) <= longestWord else {
+            return output.append(PieceToken(unknownToken, 0..<piece.count))
         }
         trie.nodes.withUnsafeBufferPointer { nodes in
             var start = 0
-            while start < bytes.count {
-                guard let (token, end) = longestToken(bytes, from: start, nodes) else {
-                    output.removeLast(output.count - count)
-                    return output.append(unknownToken, piece.place(0..<bytes.count))
+            while start < piece.count {
+                guard let (token, end) = longestToken(piece, from: start, nodes) else {
+                    output.removeSubrange(before...)
+                    return output.append(PieceToken(unknownToken, 0..<piece.count))
                 }
-                output.append(token, piece.place(start..<end))
+                output.append(PieceToken(token, start..<end))
                 start = end
             }
         }
@@ -58,5 +61,16 @@ struct WordPiece: TokenizerModel {
             if nodes[node].value >= 0 { found = (Int(nodes[node].value), index) }
         }
         return found
+    }
+}
+
+extension WordPiece {
+    /// Reads the object `model` of a tokenizer.json.
+    init(_ component: JSONComponent) throws {
+        let vocabulary = try ModelJSON.vocabulary(component)
+        self.init(
+            vocabulary, unknownToken: try ModelJSON.unknownToken(component, vocabulary, default: "[UNK]"),
+            prefix: try component.optionalString("continuing_subword_prefix") ?? "##",
+            longestWord: try component.count("max_input_chars_per_word", default: 100))
     }
 }
