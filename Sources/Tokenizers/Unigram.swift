@@ -4,8 +4,8 @@ struct Unigram: TokenizerModel {
     /// The logarithm of each token's probability, by number.
     let scores: [Double]
     let unknownToken: Int
-    /// The token of each byte, or -1, for what the vocabulary lacks; empty where that becomes the unknown token.
-    let byteTokens: [Int]
+    /// The token of each byte for what the vocabulary lacks; empty where that becomes the unknown token.
+    let byteTokens: [UInt32?]
     fileprivate let trie: ByteTrie
     /// The score of a character that the vocabulary lacks.
     fileprivate let unknownScore: Double
@@ -24,10 +24,9 @@ struct Unigram: TokenizerModel {
         self.vocabulary = vocabulary
         self.scores = scores
         self.unknownToken = unknownToken
-        let trie = ByteTrie(vocabulary)
-        self.trie = trie
+        trie = ByteTrie(vocabulary)
         unknownScore = (scores.min() ?? 0) - Self.unknownPenalty
-        byteTokens = fallsBackToBytes ? (0...255).map { trie.number(of: byteToken($0).utf8) ?? -1 } : []
+        byteTokens = fallsBackToBytes ? BytePairBuilder(vocabulary: vocabulary, origin: "").fallbackTokens : []
     }
 
     var name: String { "Unigram" }
@@ -50,10 +49,10 @@ struct Unigram: TokenizerModel {
         let run = UnsafeBufferPointer(rebasing: piece[range])
         // The run as a whole can be one: the unknown token's own text, or a token that scores less than its parts.
         if let token = trie.number(of: run) { return output.append(PieceToken(token, range)) }
-        guard !byteTokens.isEmpty, run.allSatisfy({ byteTokens[Int($0)] >= 0 }) else {
+        guard !byteTokens.isEmpty, run.allSatisfy({ byteTokens[Int($0)] != nil }) else {
             return output.append(PieceToken(unknownToken, range))
         }
-        for byte in run { output.append(PieceToken(byteTokens[Int(byte)], range)) }
+        for case let token? in run.lazy.map({ byteTokens[Int($0)] }) { output.append(PieceToken(Int(token), range)) }
     }
 }
 

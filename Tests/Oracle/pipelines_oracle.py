@@ -207,16 +207,20 @@ def _fields(message):
 
 
 def _sentencepiece(training, **options):
-    """Trains a model with SentencePiece: its pieces with their scores and kinds, and the table of replacements."""
+    """A model trained by SentencePiece: its file, its pieces with scores and kinds, and the table of replacements."""
     import sentencepiece
 
-    model = BytesIO()
-    # SentencePiece takes a line as a sentence and warns about ends of lines in it.
-    lines = [line for text in _text(training) for line in text.splitlines() if line]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, num_threads=1, minloglevel=2, **options
-    )
-    data = model.getvalue()
+    def train(path):
+        model = BytesIO()
+        # SentencePiece takes a line as a sentence and warns about ends of lines in it.
+        lines = [line for text in _text(training) for line in text.splitlines() if line]
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=3 * training.size // 4, num_threads=1,
+            minloglevel=2, **options,
+        )  # fmt: skip
+        path.write_bytes(model.getvalue())
+
+    data = _written(_home() / f"{options['model_type']}-{training.size}.model", train).read_bytes()
     processor = sentencepiece.SentencePieceProcessor(model_proto=data)
     pieces = []
     for id in range(processor.get_piece_size()):
@@ -227,10 +231,10 @@ def _sentencepiece(training, **options):
     return data, pieces, charsmap
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _t5_model(training):
     return _sentencepiece(
-        training, model_type="unigram", vocab_size=3 * training.size // 4, character_coverage=0.9995, normalization_rule_name="nmt_nfkc",
+        training, model_type="unigram", character_coverage=0.9995, normalization_rule_name="nmt_nfkc",
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
     )  # fmt: skip
 
@@ -254,10 +258,10 @@ def _t5(training):
     return tokenizer
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _llama2_model(training):
     return _sentencepiece(
-        training, model_type="bpe", vocab_size=3 * training.size // 4, character_coverage=0.999, normalization_rule_name="identity",
+        training, model_type="bpe", character_coverage=0.999, normalization_rule_name="identity",
         byte_fallback=True, split_digits=True, allow_whitespace_only_pieces=True, remove_extra_whitespaces=False,
         unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
     )  # fmt: skip
@@ -297,7 +301,8 @@ def _words(training):
 
 
 PIPELINES = {
-    "gpt2": _gpt2, "llama3": _llama3, "qwen2": _qwen2, "qwen35": lambda training: _qwen2(training, QWEN35), "tekken": _tekken, "default": _default,
+    "gpt2": _gpt2, "llama3": _llama3, "qwen2": _qwen2, "qwen35": lambda training: _qwen2(training, QWEN35), "tekken": _tekken,
+    "default": _default,
     "smollm2": _smollm2, "bert": _bert, "roberta": _roberta, "t5": _t5, "llama2": _llama2, "words": _words,
 }  # fmt: skip
 
@@ -307,8 +312,9 @@ def _home():
     import sentencepiece
     import tokenizers
 
-    state = Path(__file__).read_bytes() + f"{tokenizers.__version__} {sentencepiece.__version__}".encode()
-    home = CACHE / ("pipelines-" + hashlib.sha256(state).hexdigest()[:16])
+    recipes = Path(__file__).read_text(encoding="utf-8").split("# Reference encodings")[0]
+    state = recipes + tokenizers.__version__ + sentencepiece.__version__
+    home = CACHE / ("pipelines-" + hashlib.sha256(state.encode()).hexdigest()[:16])
     if not home.exists():
         for old in CACHE.glob("pipelines-*"):
             if time.time() - old.stat().st_mtime > 86400:
@@ -478,22 +484,18 @@ GGUF = {
 }  # fmt: skip
 
 
-def gguf(name, pre=None):
-    """The GGUF file with the vocabulary of a pipeline, written with gguf's own writer."""
+def gguf(name, path, pre=None):
+    """Writes the GGUF file with the vocabulary of a pipeline with gguf's own writer."""
     import gguf as library
 
     write_vocabulary, usual = GGUF[name]
-
-    def write(path):
-        writer = library.GGUFWriter(str(path), {"llama2": "llama"}.get(name, name))
-        state = json.loads(_tokenizer(name).to_str())
-        write_vocabulary(writer, _tokenizer(name), state, pre or usual)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-
-    return str(_written(_home() / name / f"{pre or 'model'}.gguf", write))
+    writer = library.GGUFWriter(path, {"llama2": "llama"}.get(name, name))
+    state = json.loads(_tokenizer(name).to_str())
+    write_vocabulary(writer, _tokenizer(name), state, pre or usual)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def sentencepiece(lines):

@@ -65,7 +65,7 @@ struct TortureCorpusTests {
         return try Tokenizer(folder: folder)
     }
 
-    private static func reference(
+    static func reference(
         _ pipeline: String, _ lines: [[UInt8]], special: Bool
     ) async throws -> [ReferenceLine] {
         try await withTemporaryFolder { folder in
