@@ -31,20 +31,38 @@ private struct GGUFTokenizerReader {
             throw error("tokenizer.ggml.tokens", "expected at least one token, found \(tokens.count)")
         }
         let added = try addedTokens(tokens)
-        let vocabulary = ByteLevelVocabulary(
-            tokens: tokens, plain: Set(added.map(\.id)), origin: file.file.path + ", tokenizer.ggml.merges")
         let special = SpecialTokens(
             bos: try id("bos", tokens.count), eos: try id("eos", tokens.count),
             pad: try id("padding", tokens.count), unk: try id("unknown", tokens.count))
         let named = [special.eos, try id("eot", tokens.count), try id("eom", tokens.count)].compactMap(\.self)
         let known = added.filter { $0.isSpecial && Self.endOfTurnTokens.contains($0.content) }.map(\.id)
-        return Tokenizer.Parts(
-            model: try vocabulary.model(merges: try strings("tokenizer.ggml.merges")),
-            written: vocabulary.written, bytes: vocabulary.bytes, preTokenizer: preTokenizer, addedTokens: added,
-            specialTokens: special, stopTokenIDs: named + known,
-            addsBOS: file.metadata["tokenizer.ggml.add_bos_token"]?.bool ?? false,
-            addsEOS: file.metadata["tokenizer.ggml.add_eos_token"]?.bool ?? false,
-            chatTemplateSource: file.metadata["tokenizer.chat_template"]?.string)
+        let splitter = try PieceSplitter(preTokenizer, allowsRawBytes: true)
+        var parts = Tokenizer.Parts(model: try model(tokens), preTokenizer: preTokenizer, splitter: splitter)
+        parts.addedTokens = added
+        parts.addedTokensArePlain = true
+        parts.specialTokens = special
+        parts.stopTokenIDs = named + known
+        parts.postProcessor = PostProcessor(
+            bos: file.metadata["tokenizer.ggml.add_bos_token"]?.bool ?? false ? special.bos : nil,
+            eos: file.metadata["tokenizer.ggml.add_eos_token"]?.bool ?? false ? special.eos : nil)
+        parts.chatTemplateSource = file.metadata["tokenizer.chat_template"]?.string
+        return parts
+    }
+
+    private func model(_ tokens: [String]) throws -> BytePairModel {
+        var vocabulary = ByteStringTable(reserving: tokens.count)
+        for token in tokens { vocabulary.append(token.utf8) }
+        vocabulary.index()
+        let builder = BytePairBuilder(vocabulary: vocabulary, origin: file.file.path + ", tokenizer.ggml.merges")
+        let merges = try strings("tokenizer.ggml.merges").enumerated().map { rank, merge in
+            guard let pair = BytePairBuilder.pair(merge) else {
+                throw error("tokenizer.ggml.merges", "merge \(rank) \(pythonRepr(merge)) must be two tokens with a blank")
+            }
+            return pair
+        }
+        return BytePairModel(
+            vocabulary: vocabulary, merges: try builder.merges(merges), alphabet: builder.byteAlphabet,
+            unknownToken: nil, fusesUnknown: false, ignoresMerges: false)
     }
 
     private func preTokenizer() throws -> PreTokenizer {

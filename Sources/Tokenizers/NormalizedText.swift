@@ -42,6 +42,9 @@ struct NormalizedText {
         if tracksSpans { spans = result.spans }
     }
 
+    /// Takes the places that the text had before.
+    mutating func takeSpans(_ known: [SourceSpan]) { spans = known }
+
     /// The spans of text that has not been changed: each byte stands for its whole character.
     static func identity(_ text: UnsafeBufferPointer<UInt8>, start: Int) -> [SourceSpan] {
         var spans: [SourceSpan] = []

@@ -4,6 +4,7 @@ import Foundation
 extension Tokenizer {
     /// Writes the tokenizer in Hugging Face's files, so that `transformers` gives the same tokens.
     ///
+    /// A tokenizer of a folder is written as it was, byte for byte, with what its files say beyond encoding.
     /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, and `chat_template.jinja` when there is a
     /// template; each file whole or not at all.
     ///
@@ -11,9 +12,17 @@ extension Tokenizer {
     /// - Throws: ``TokenizerError`` when tokenizer.json cannot express the vocabulary, `FormatError` when a file cannot
     ///   be written.
     public func write(toFolder folder: String) throws {
-        try AtomicFile.write(text(try tokenizerJSON()), to: folder + "/tokenizer.json")
-        try AtomicFile.write(text(configurationJSON), to: folder + "/tokenizer_config.json")
-        try AtomicFile.write(text(roles), to: folder + "/special_tokens_map.json")
+        let own = [
+            ("tokenizer.json", files == nil ? try text(tokenizerJSON()) : ""),
+            ("tokenizer_config.json", text(configurationJSON)), ("special_tokens_map.json", text(roles)),
+        ]
+        for (name, content) in own {
+            if let file = files?.contents[name] {
+                try AtomicFile.write(file.text, to: folder + "/" + name)
+            } else {
+                try AtomicFile.write(content, to: folder + "/" + name)
+            }
+        }
         let template = folder + "/chat_template.jinja"
         if let chatTemplateSource {
             try AtomicFile.write(chatTemplateSource, to: template)
@@ -57,12 +66,12 @@ extension Tokenizer {
         let decoder: JSON = ["type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true]
         return [
             "version": "1.0", "truncation": nil, "padding": nil, "added_tokens": JSON(added), "normalizer": nil,
-            "pre_tokenizer": preTokenizer.json, "post_processor": nil, "decoder": decoder, "model": try modelJSON(),
+            "pre_tokenizer": preTokenizer?.json ?? .null, "post_processor": nil, "decoder": decoder, "model": try modelJSON(),
         ]
     }
 
     private func modelJSON() throws -> JSON {
-        guard let model = model as? ByteLevelBPE else {
+        guard let model = model as? BytePairModel, case .bytes = model.alphabet else {
             throw TokenizerError("a tokenizer with a \(model.name) model cannot be written")
         }
         var vocabulary = KeyedList<JSON>()
@@ -97,7 +106,33 @@ extension PreTokenizer {
                 "type": "ByteLevel", "add_prefix_space": JSON(addPrefixSpace), "trim_offsets": true,
                 "use_regex": JSON(useRegex),
             ]
+        case .split(let pattern, let behavior, let invert):
+            [
+                "type": "Split", "pattern": pattern.json, "behavior": .string(behavior.rawValue), "invert": JSON(invert),
+            ]
+        case .metaspace(let replacement, let scheme, let split):
+            [
+                "type": "Metaspace", "replacement": .string(String(replacement)),
+                "prepend_scheme": .string(scheme.rawValue), "split": JSON(split),
+            ]
+        case .bert: ["type": "BertPreTokenizer"]
+        case .whitespace: ["type": "Whitespace"]
+        case .whitespaceSplit: ["type": "WhitespaceSplit"]
+        case .punctuation(let behavior): ["type": "Punctuation", "behavior": .string(behavior.rawValue)]
+        case .charDelimiterSplit(let delimiter):
+            ["type": "CharDelimiterSplit", "delimiter": .string(String(delimiter))]
+        case .unicodeScripts: ["type": "UnicodeScripts"]
+        case .fixedLength(let length): ["type": "FixedLength", "length": JSON(length)]
         case .sequence(let steps): ["type": "Sequence", "pretokenizers": JSON(steps.map(\.json))]
+        }
+    }
+}
+
+extension SplitPattern {
+    fileprivate var json: JSON {
+        switch self {
+        case .string(let text): ["String": .string(text)]
+        case .regex(let text): ["Regex": .string(text)]
         }
     }
 }
