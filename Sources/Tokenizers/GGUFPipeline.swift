@@ -10,6 +10,9 @@ struct GGUFPipeline {
     /// What holds where the file does not say.
     var addsBOS = false
     var addsEOS = false
+
+    /// The stages under the keys of a tokenizer.json.
+    var json: JSON { ["normalizer": normalizer, "pre_tokenizer": preTokenizer, "decoder": decoder] }
 }
 
 // MARK: Byte-level BPE

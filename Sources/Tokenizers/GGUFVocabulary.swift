@@ -1,13 +1,23 @@
 import Formats
 import Foundation
 
-/// The model of a GGUF file's tokenizer and the stages that belong to it.
+/// The vocabulary of a GGUF file: its model, and the stages that belong to it.
 struct GGUFVocabulary {
-    var model: any TokenizerModel
-    var pipeline: GGUFPipeline
+    /// The tokens as tokenizer.json writes them.
+    let tokens: [String]
+    let kinds: [GGUFTokenKind]
+    let model: any TokenizerModel
+    let pipeline: GGUFPipeline
+    /// Whether pieces reach the model as raw bytes.
+    let isByteLevel: Bool
+    /// What begins and ends a text where the file names no tokens for it.
+    private(set) var beginning: Int?
+    private(set) var end: Int?
+    private let path: String
 
-    /// Makes them from a file's keys; `tokens` are its tokens with their kinds.
-    typealias Maker = @Sendable (_ keys: GGUFTokenizerKeys, _ tokens: [String], _ kinds: [GGUFTokenKind]) throws -> Self
+    /// Makes a vocabulary from a file's keys; `tokens` are its tokens with their kinds.
+    private typealias Maker =
+        @Sendable (_ keys: GGUFTokenizerKeys, _ tokens: [String], _ kinds: [GGUFTokenKind]) throws -> Self
 
     /// The kinds by the name in `tokenizer.ggml.model`.
     private static let makers: [String: Maker] = [
@@ -18,21 +28,36 @@ struct GGUFVocabulary {
     private static let longestMergedToken = 1024
 
     /// Reads the vocabulary of a file.
-    init(_ keys: GGUFTokenizerKeys, _ tokens: [String]) throws {
+    init(_ keys: GGUFTokenizerKeys) throws {
         let name = try keys.string("tokenizer.ggml.model")
         guard let maker = Self.makers[name] else {
             throw keys.error(
                 "tokenizer.ggml.model",
                 "the tokenizer model \(pythonRepr(name)) is not supported; supported are \(Self.list(Self.makers.keys))")
         }
+        if name == "gpt2" { _ = try Self.byteLevelPipeline(keys) }
+        let tokens = try keys.strings("tokenizer.ggml.tokens")
+        guard !tokens.isEmpty, tokens.count <= Int(Int32.max) else {
+            throw keys.error("tokenizer.ggml.tokens", "expected at least one token, found \(tokens.count)")
+        }
         let kinds = try keys.kinds(tokens.count) ?? [GGUFTokenKind](repeating: .normal, count: tokens.count)
         self = try maker(keys, tokens, kinds)
     }
 
-    private init(model: any TokenizerModel, pipeline: GGUFPipeline) {
+    private init(
+        _ keys: GGUFTokenizerKeys, _ tokens: [String], _ kinds: [GGUFTokenKind], model: any TokenizerModel,
+        pipeline: GGUFPipeline, isByteLevel: Bool = false
+    ) {
+        self.tokens = tokens
+        self.kinds = kinds
         self.model = model
         self.pipeline = pipeline
+        self.isByteLevel = isByteLevel
+        path = keys.file.file.path
     }
+
+    /// The stages around the model, read like those of a tokenizer.json.
+    var stages: JSONComponent { JSONComponent(path: path, key: "", json: pipeline.json) }
 
     private static func list(_ names: some Sequence<String>) -> String {
         names.sorted().map { "\"\($0)\"" }.joined(separator: ", ")
@@ -49,12 +74,7 @@ struct GGUFVocabulary {
     private static func bytePairs(
         _ keys: GGUFTokenizerKeys, _ tokens: [String], _ kinds: [GGUFTokenKind]
     ) throws -> Self {
-        let key = "tokenizer.ggml.pre"
-        let name = try keys.string(key)
-        guard let pipeline = GGUFPipeline.byteLevel[name] else {
-            let names = list(GGUFPipeline.byteLevel.keys)
-            throw keys.error(key, "the pre-tokenizer \(pythonRepr(name)) is not supported; supported are \(names)")
-        }
+        let pipeline = try byteLevelPipeline(keys)
         let builder = BytePairBuilder(
             vocabulary: table(tokens), origin: keys.file.file.path + ", \"tokenizer.ggml.merges\"")
         let merges = try keys.strings("tokenizer.ggml.merges").enumerated().map { rank, merge in
@@ -67,7 +87,15 @@ struct GGUFVocabulary {
         let model = BytePairModel(
             vocabulary: builder.vocabulary, merges: try builder.merges(merges), alphabet: builder.byteAlphabet,
             unknownToken: nil, fusesUnknown: false, ignoresMerges: pipeline.ignoresMerges)
-        return Self(model: model, pipeline: pipeline)
+        return Self(keys, tokens, kinds, model: model, pipeline: pipeline, isByteLevel: true)
+    }
+
+    private static func byteLevelPipeline(_ keys: GGUFTokenizerKeys) throws -> GGUFPipeline {
+        let key = "tokenizer.ggml.pre"
+        let name = try keys.string(key)
+        if let pipeline = GGUFPipeline.byteLevel[name] { return pipeline }
+        let names = list(GGUFPipeline.byteLevel.keys)
+        throw keys.error(key, "the pre-tokenizer \(pythonRepr(name)) is not supported; supported are \(names)")
     }
 
     @Sendable
@@ -88,7 +116,7 @@ struct GGUFVocabulary {
             alphabet: .characters(CharacterAlphabet(prefix: [], suffix: [], byteTokens: byteTokens)),
             unknownToken: try unknown(keys, tokens, kinds).map { UInt32($0) }, fusesUnknown: true, ignoresMerges: false)
         let addsSpace = try keys.flag("tokenizer.ggml.add_space_prefix") ?? true
-        return Self(model: model, pipeline: .sentencePieceBPE(addsSpace: addsSpace))
+        return Self(keys, tokens, kinds, model: model, pipeline: .sentencePieceBPE(addsSpace: addsSpace))
     }
 
     /// The format writes BERT's vocabulary the other way round: `▁` begins a word, and what continues one has no mark.
@@ -108,8 +136,12 @@ struct GGUFVocabulary {
             throw keys.error("tokenizer.ggml.unknown_token_id", "expected the number of the token for unknown words")
         }
         let keepsCase = tokens.indices.contains { kinds[$0] == .normal && tokens[$0].utf8.elementsEqual((mark + "A").utf8) }
-        return Self(
-            model: WordPiece(vocabulary, unknownToken: unknown), pipeline: .wordPiece(lowercases: !keepsCase))
+        var result = Self(
+            keys, written, kinds, model: WordPiece(vocabulary, unknownToken: unknown),
+            pipeline: .wordPiece(lowercases: !keepsCase))
+        result.beginning = vocabulary.number(of: "[CLS]")
+        result.end = try keys.id("seperator", below: tokens.count) ?? vocabulary.number(of: "[SEP]")
+        return result
     }
 
     @Sendable
@@ -125,7 +157,7 @@ struct GGUFVocabulary {
             fallsBackToBytes: kinds.contains(.byte))
         let charsmap = try keys.bytes("tokenizer.ggml.precompiled_charsmap").flatMap { $0.isEmpty ? nil : $0 }
         return Self(
-            model: model,
+            keys, tokens, kinds, model: model,
             pipeline: .unigram(
                 charsmap: charsmap.map { Data($0).base64EncodedString() },
                 removesExtraBlanks: try keys.flag("tokenizer.ggml.remove_extra_whitespaces") ?? true,

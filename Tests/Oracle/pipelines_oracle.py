@@ -354,28 +354,13 @@ def special_tokens(name):
 
 
 def _decoded(data):
-    """The text of bytes, and where each of its characters begins in them; what is no UTF-8 becomes U+FFFD."""
-    import codecs
-
-    broken = []
-
-    def handle(error):
-        broken.append((error.start, error.end))
-        return "\ufffd", error.end
-
-    codecs.register_error("graft", handle)
-    text = data.decode("utf-8", "graft")
-    if not broken:
-        if text.isascii():
-            return text, None
-        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        sizes = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF)
-        return text, np.concatenate([[0], np.cumsum(sizes)])
-    places, place, broken = [0], 0, dict(broken)
-    for character in text:
-        place = broken[place] if place in broken else place + len(character.encode())
-        places.append(place)
-    return text, np.array(places)
+    """The text of bytes, U+FFFD for what is no UTF-8, and where each of its characters begins in its UTF-8."""
+    text = data.decode("utf-8", "replace")
+    if text.isascii():
+        return text, None
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    sizes = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF)
+    return text, np.concatenate([[0], np.cumsum(sizes)])
 
 
 def reference(name, lines, answer, special=False):

@@ -33,9 +33,10 @@ struct GGUFVocabularyTests {
             let expected = try await TortureCorpusTests.reference(pipeline, lines, special: adds)
             var differences = 0
             for (line, reference) in zip(lines, expected) where differences < 5 {
-                let encoding = tokenizer.encodeWithRanges(utf8: line, addSpecialTokens: adds)
+                let text = Tokenizer.text(of: line)
+                let encoding = tokenizer.encodeWithRanges(text, addSpecialTokens: adds)
                 let decoded = try tokenizer.decode(reference.ids)
-                guard encoding.ids != reference.ids || encoding.ranges != reference.ranges
+                guard encoding.ids != reference.ids || widened(encoding.ranges, in: text) != reference.ranges
                     || Array(decoded.utf8) != reference.decoded
                 else { continue }
                 differences += 1
