@@ -25,6 +25,6 @@ while let command = readLine() {
     let seconds = (ContinuousClock.now - start) / .seconds(1)
     var digest: UInt64 = 0xCBF2_9CE4_8422_2325
     for id in rows.joined() { digest = (digest ^ UInt64(id)) &* 0x100_0000_01B3 }
-    print(seconds, rows.reduce(0) { $0 + $1.count }, digest)
-    fflush(stdout)
+    let answer = "\(seconds) \(rows.reduce(0) { $0 + $1.count }) \(digest)\n"
+    FileHandle.standardOutput.write(Data(answer.utf8))
 }

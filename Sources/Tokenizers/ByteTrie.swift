@@ -82,9 +82,10 @@ private struct TrieLayout {
     private static let openBlocks = 16
 
     var nodes: [ByteTrie.Node] = []
-    /// The free places of the open blocks as a ring; `head` is any of them, or -1. `next` is -1 outside the ring.
+    /// The free places of the open blocks as a ring; outside it `next` is -1.
     private var next: [Int32] = []
     private var previous: [Int32] = []
+    /// Any place of the ring, or -1.
     private var head = -1
 
     init() {

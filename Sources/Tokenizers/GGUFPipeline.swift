@@ -10,6 +10,8 @@ struct GGUFPipeline {
     /// What holds where the file does not say.
     var addsBOS = false
     var addsEOS = false
+    /// Whether blanks at the ends of tokens are none of their places.
+    var trimsBlanks = false
 
     /// The stages under the keys of a tokenizer.json.
     var json: JSON { ["normalizer": normalizer, "pre_tokenizer": preTokenizer, "decoder": decoder] }
@@ -26,14 +28,14 @@ extension GGUFPipeline {
         "llama-bpe": byteLevel(splits([llama3]), ignoresMerges: true, addsBOS: true),
         "qwen2": byteLevel(splits([qwen2]), normalizer: ["type": "NFC"]),
         "qwen35": byteLevel(splits([qwen35]), normalizer: ["type": "NFC"]),
-        "roberta-bpe": byteLevel([], addsBOS: true, addsEOS: true),
+        "roberta-bpe": byteLevel([], addsBOS: true, addsEOS: true, trimsBlanks: true),
         "smollm": byteLevel([["type": "Digits", "individual_digits": true]], usesPattern: true),
         "tekken": byteLevel(splits([tekken]), ignoresMerges: true, addsBOS: true),
     ]
 
     private static func byteLevel(
         _ steps: [JSON], normalizer: JSON = .null, ignoresMerges: Bool = false, addsBOS: Bool = false,
-        addsEOS: Bool = false, usesPattern: Bool = false
+        addsEOS: Bool = false, trimsBlanks: Bool = false, usesPattern: Bool = false
     ) -> GGUFPipeline {
         let last: JSON = [
             "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
@@ -43,7 +45,7 @@ extension GGUFPipeline {
         return GGUFPipeline(
             normalizer: normalizer, preTokenizer: steps.isEmpty ? last : sequence,
             decoder: ["type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true],
-            ignoresMerges: ignoresMerges, addsBOS: addsBOS, addsEOS: addsEOS)
+            ignoresMerges: ignoresMerges, addsBOS: addsBOS, addsEOS: addsEOS, trimsBlanks: trimsBlanks)
     }
 
     private static func splits(_ patterns: [String]) -> [JSON] {

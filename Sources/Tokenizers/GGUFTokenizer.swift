@@ -45,6 +45,7 @@ private struct GGUFTokenizerReader {
         let addsBOS = try keys.flag("tokenizer.ggml.add_bos_token") ?? vocabulary.pipeline.addsBOS
         let addsEOS = try keys.flag("tokenizer.ggml.add_eos_token") ?? vocabulary.pipeline.addsEOS
         parts.postProcessor = PostProcessor(bos: addsBOS ? special.bos : nil, eos: addsEOS ? special.eos : nil)
+        if vocabulary.pipeline.trimsBlanks { parts.postProcessor.steps.insert(.trim(addPrefixSpace: false), at: 0) }
         parts.chatTemplateSource = keys.file.metadata["tokenizer.chat_template"]?.string
         parts.stages = stages.json
         parts.addedTokensArePlain = vocabulary.isByteLevel

@@ -33,7 +33,8 @@ struct GGUFVocabulary {
         guard let maker = Self.makers[name] else {
             throw keys.error(
                 "tokenizer.ggml.model",
-                "the tokenizer model \(pythonRepr(name)) is not supported; supported are \(Self.list(Self.makers.keys))")
+                "the tokenizer model \(pythonRepr(name)) is not supported; supported are "
+                    + Self.list(Self.makers.keys))
         }
         if name == "gpt2" { _ = try Self.byteLevelPipeline(keys) }
         let tokens = try keys.strings("tokenizer.ggml.tokens")
@@ -80,7 +81,8 @@ struct GGUFVocabulary {
         let merges = try keys.strings("tokenizer.ggml.merges").enumerated().map { rank, merge in
             guard let pair = BytePairBuilder.pair(merge) else {
                 throw keys.error(
-                    "tokenizer.ggml.merges", "merge \(rank) \(pythonRepr(merge)) must be two tokens with a blank between")
+                    "tokenizer.ggml.merges",
+                    "merge \(rank) \(pythonRepr(merge)) must be two tokens with a blank between them")
             }
             return pair
         }
@@ -135,7 +137,7 @@ struct GGUFVocabulary {
         guard let unknown = try unknown(keys, tokens, kinds) ?? vocabulary.number(of: "[UNK]") else {
             throw keys.error("tokenizer.ggml.unknown_token_id", "expected the number of the token for unknown words")
         }
-        let keepsCase = tokens.indices.contains { kinds[$0] == .normal && tokens[$0].utf8.elementsEqual((mark + "A").utf8) }
+        let keepsCase = vocabulary.number(of: "A") != nil
         var result = Self(
             keys, written, kinds, model: WordPiece(vocabulary, unknownToken: unknown),
             pipeline: .wordPiece(lowercases: !keepsCase))

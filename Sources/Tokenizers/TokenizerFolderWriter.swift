@@ -82,7 +82,8 @@ extension Tokenizer {
         items = item(addsBOS ? specialTokens.bos : nil) + items + item(addsEOS ? specialTokens.eos : nil)
         guard items.count > 1 else { return .null }
         return [
-            "type": "TemplateProcessing", "single": JSON(items), "pair": JSON(items + [["Sequence": ["id": "B", "type_id": 1]]]),
+            "type": "TemplateProcessing", "single": JSON(items),
+            "pair": JSON(items + [["Sequence": ["id": "B", "type_id": 1]]]),
             "special_tokens": .object(specials),
         ]
     }

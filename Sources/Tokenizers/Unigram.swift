@@ -66,7 +66,8 @@ extension Unigram {
             guard let pair = entry.array, pair.count == 2, let token = pair[0].string, let score = pair[1].double,
                 score.isFinite
             else {
-                throw component.error("vocab[\(index)]", "expected a token and its score, found \(entry.compact.prefix(80))")
+                throw component.error(
+                    "vocab[\(index)]", "expected a token and its score, found \(entry.compact.prefix(80))")
             }
             vocabulary.append(token.utf8)
             scores.append(score)

@@ -414,6 +414,10 @@ def _gguf_byte_pairs(writer, tokenizer, state, pre):
     writer.add_token_list(tokens)
     writer.add_token_types(_kinds(tokenizer, tokens))
     writer.add_token_merges([" ".join(merge) for merge in state["model"]["merges"]])
+    begin, end = {"llama-bpe": ("<|begin_of_text|>", "<|end_of_text|>"), "roberta-bpe": ("<s>", "</s>")}.get(pre, ("", ""))
+    if begin:
+        writer.add_bos_token_id(tokenizer.token_to_id(begin))
+        writer.add_eos_token_id(tokenizer.token_to_id(end))
 
 
 def _gguf_sentences(writer, pieces, model):
