@@ -13,7 +13,10 @@ enum ModelJSON {
 
     /// The kinds by the name that tokenizer.json gives them.
     static let makers: [String: Maker] = [
-        "BPE": { try BytePairReader(component: $0, isByteLevel: $1.isByteLevel).model() }
+        "BPE": { try BytePairReader(component: $0, isByteLevel: $1.isByteLevel).model() },
+        "Unigram": { component, _ in try Unigram(component) },
+        "WordLevel": { component, _ in try WordLevel(component) },
+        "WordPiece": { component, _ in try WordPiece(component) },
     ]
 
     /// Reads the model.
@@ -31,6 +34,17 @@ enum ModelJSON {
         if json["continuing_subword_prefix"] != nil { return "WordPiece" }
         if json["vocab"]?.object != nil { return "WordLevel" }
         return json["vocab"]?.array != nil ? "Unigram" : nil
+    }
+
+    /// The number of the token that `unk_token` names, which models of whole words cannot do without.
+    static func unknownToken(
+        _ component: JSONComponent, _ vocabulary: ByteStringTable, default fallback: String
+    ) throws -> Int {
+        var text = try component.optionalString("unk_token") ?? fallback
+        guard let token = text.withUTF8({ vocabulary.number(of: $0) }) else {
+            throw component.error("unk_token", "expected a token of the vocabulary, found \(pythonRepr(text))")
+        }
+        return token
     }
 
     /// Reads a vocabulary `{token: number}` into a table under the tokens' numbers, indexed by content.

@@ -18,6 +18,7 @@ enum NormalizerJSON {
         "Replace": {
             ReplaceNormalizer(pattern: try $0.searchPattern("pattern"), content: try $0.string("content"))
         },
+        "Precompiled": { try PrecompiledCharsmap($0) },
         "Nmt": { _ in NmtNormalizer() },
         "ByteLevel": { _ in ByteLevelNormalizer() },
         "BertNormalizer": { component in

@@ -98,3 +98,7 @@ struct DecodedScalar {
         length = wanted
     }
 }
+
+/// Bytes of the character that begins with `first` in well-formed UTF-8.
+@inline(__always)
+func utf8Length(_ first: UInt8) -> Int { first < 0xC0 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4 }

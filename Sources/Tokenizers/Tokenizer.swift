@@ -1,3 +1,4 @@
+import Formats
 import Synchronization
 
 /// The numbers of the tokens with a role; nil where the tokenizer has none.
@@ -63,6 +64,8 @@ public struct Tokenizer: Sendable {
     /// The files that the tokenizer came from, which are written again as they were.
     let files: TokenizerFiles?
     private let addedTokensArePlain: Bool
+    /// The stages around the model as a tokenizer.json says them, where there is no file that does.
+    let stages: JSON?
     private let normalizer: (any TextNormalizer)?
     private let splitter: PieceSplitter
     private let postProcessor: PostProcessor
@@ -90,6 +93,7 @@ public struct Tokenizer: Sendable {
         var files: TokenizerFiles?
         /// Whether added tokens decode to themselves even if they could be read as byte-level writing.
         var addedTokensArePlain = false
+        var stages: JSON?
 
         /// The number of a token by its content, added tokens first.
         func id(of content: String) -> Int? {
@@ -108,6 +112,7 @@ public struct Tokenizer: Sendable {
         padding = parts.padding
         files = parts.files
         addedTokensArePlain = parts.addedTokensArePlain
+        stages = parts.stages
         addedTokens = parts.addedTokens.sorted { $0.id < $1.id }
         specialTokens = parts.specialTokens
         stopTokenIDs = Set(parts.stopTokenIDs).sorted()

@@ -63,10 +63,28 @@ extension Tokenizer {
                 "special": JSON(token.isSpecial),
             ]
         }
-        let decoder: JSON = ["type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true]
         return [
-            "version": "1.0", "truncation": nil, "padding": nil, "added_tokens": JSON(added), "normalizer": nil,
-            "pre_tokenizer": preTokenizer?.json ?? .null, "post_processor": nil, "decoder": decoder, "model": try modelJSON(),
+            "version": "1.0", "truncation": nil, "padding": nil, "added_tokens": JSON(added),
+            "normalizer": stages?["normalizer"] ?? .null, "pre_tokenizer": stages?["pre_tokenizer"] ?? .null,
+            "post_processor": template, "decoder": stages?["decoder"] ?? .null, "model": try modelJSON(),
+        ]
+    }
+
+    /// The tokens around a text as a post-processor.
+    private var template: JSON {
+        var items: [JSON] = [["Sequence": ["id": "A", "type_id": 0]]]
+        var specials = KeyedList<JSON>()
+        func item(_ id: Int?) -> [JSON] {
+            guard let id, let name = token(id) else { return [] }
+            specials[name] = ["id": .string(name), "ids": JSON([JSON(id)]), "tokens": JSON([.string(name)])]
+            return [["SpecialToken": ["id": .string(name), "type_id": 0]]]
+        }
+        items = item(addsBOS ? specialTokens.bos : nil) + items + item(addsEOS ? specialTokens.eos : nil)
+        guard items.count > 1 else { return .null }
+        return [
+            "type": "TemplateProcessing", "single": JSON(items),
+            "pair": JSON(items + [["Sequence": ["id": "B", "type_id": 1]]]),
+            "special_tokens": .object(specials),
         ]
     }
 
@@ -93,46 +111,5 @@ extension Tokenizer {
             "byte_fallback": false, "ignore_merges": JSON(model.ignoresMerges), "vocab": .object(vocabulary),
             "merges": JSON(merges),
         ]
-    }
-}
-
-extension PreTokenizer {
-    /// As tokenizer.json writes it.
-    fileprivate var json: JSON {
-        switch self {
-        case .digits(let individual): ["type": "Digits", "individual_digits": JSON(individual)]
-        case .byteLevel(let addPrefixSpace, let useRegex):
-            [
-                "type": "ByteLevel", "add_prefix_space": JSON(addPrefixSpace), "trim_offsets": true,
-                "use_regex": JSON(useRegex),
-            ]
-        case .split(let pattern, let behavior, let invert):
-            [
-                "type": "Split", "pattern": pattern.json, "behavior": .string(behavior.rawValue), "invert": JSON(invert),
-            ]
-        case .metaspace(let replacement, let scheme, let split):
-            [
-                "type": "Metaspace", "replacement": .string(String(replacement)),
-                "prepend_scheme": .string(scheme.rawValue), "split": JSON(split),
-            ]
-        case .bert: ["type": "BertPreTokenizer"]
-        case .whitespace: ["type": "Whitespace"]
-        case .whitespaceSplit: ["type": "WhitespaceSplit"]
-        case .punctuation(let behavior): ["type": "Punctuation", "behavior": .string(behavior.rawValue)]
-        case .charDelimiterSplit(let delimiter):
-            ["type": "CharDelimiterSplit", "delimiter": .string(String(delimiter))]
-        case .unicodeScripts: ["type": "UnicodeScripts"]
-        case .fixedLength(let length): ["type": "FixedLength", "length": JSON(length)]
-        case .sequence(let steps): ["type": "Sequence", "pretokenizers": JSON(steps.map(\.json))]
-        }
-    }
-}
-
-extension SplitPattern {
-    fileprivate var json: JSON {
-        switch self {
-        case .string(let text): ["String": .string(text)]
-        case .regex(let text): ["Regex": .string(text)]
-        }
     }
 }

@@ -25,9 +25,20 @@ struct PieceToken: Sendable {
     var end: Int32
 }
 
+extension PieceToken {
+    /// Makes a token of a vocabulary at a place in the piece.
+    @inline(__always)
+    init(_ token: Int, _ place: Range<Int>) {
+        self.init(
+            token: UInt32(truncatingIfNeeded: token), start: Int32(truncatingIfNeeded: place.lowerBound),
+            end: Int32(truncatingIfNeeded: place.upperBound))
+    }
+}
+
 /// Memory that models use again from piece to piece; its contents never change a result.
 struct ModelScratch: Sendable {
     var merger = PairMerger()
+    var lattice = UnigramLattice()
 }
 
 /// The tokens of a text, and where they lie in it when that is wanted.
