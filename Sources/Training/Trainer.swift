@@ -205,7 +205,9 @@ public final class Trainer {
             return try Memory.keepingBlocks(runToTheEnd)
         } catch let error as ProcessGroupError {
             // A step is taken by all or none, so the state is that of the last whole step.
-            if folder != nil, state.step > 0, savedStep != state.step { try writeCheckpoint(keep: recipe.saveTotalLimit) }
+            if folder != nil, state.step > 0, savedStep != state.step {
+                try writeCheckpoint(keep: recipe.saveTotalLimit)
+            }
             throw peers?.ended(by: error, step: state.step, saved: savedStep, in: layout) ?? error
         }
     }
@@ -248,7 +250,8 @@ public final class Trainer {
             agreed = try peers.combine(&sums, adapter.trainables, wishes)
         }
         let learningRate = recipe.learningRate * schedule.factor(at: state.step)
-        try gradientCheck.check(adapter, step: state.step + 1, learningRate: learningRate).map { report?.note($0) }
+        let warning = try gradientCheck.check(adapter, step: state.step + 1, learningRate: learningRate)
+        warning.map { report?.note($0) }
         try adapter.prepareStep()
         let gradients = adapter.trainables.compactMap(\.tensor.grad)
         let norm = try clipNorm(of: gradients, to: recipe.maxGradNorm)
@@ -268,10 +271,11 @@ public final class Trainer {
 
     /// Keeps what shows a failure again: the state before the step, in which nothing of it is, and `failure.json`.
     private func stop(_ failure: TrainingFailure) throws -> TrainingFailure {
+        // Rank 0 keeps the state when it hears of another's failure.
+        guard folder != nil else { return failure }
         if state.step > 0, savedStep != state.step, try adapter.trainables.allSatisfy({ try $0.tensor.isAllFinite() }) {
             try writeCheckpoint(keep: nil)
         }
-        guard folder != nil else { return failure }
         let checkpoint = try layout.checkpoints().last?.path
         let json = failure.json(recipe, rows: failure.rows.map { data[$0] }, checkpoint: checkpoint)
         try AtomicFile.write(json.pythonText(indent: 2) + "\n", to: layout.failure)
