@@ -131,7 +131,7 @@ public final class Trainer {
         optimiser = try AdamW(adapter.trainables, settings: settings)
         state = TrainingCheckpoint(recipe: recipe.fixedDigest, data: data.digest)
         var notes = try data.notes + (evalData?.notes ?? []) + [adapter.zeroWeightNote()].compactMap { $0 }
-        if resumes, let folder { notes += try Self.restore(&state, from: folder, adapter, optimiser) }
+        if resumes, let folder { notes += try state.restoreNewest(from: folder, adapter, optimiser) }
         if let peers { state.follow(step: try peers.share(step: state.step, adapter, optimiser)) }
         guard state.step <= totalSteps else {
             throw TrainingError(
@@ -164,38 +164,6 @@ public final class Trainer {
             let row = try MarkedRow(data[first], of: data, tokenizer: model.tokenizer)
             report.show(row, as: "the first row of step 1")
         }
-    }
-
-    /// Goes to the newest whole checkpoint; without any the run begins anew.
-    ///
-    /// - Returns: What there is to say about it.
-    private static func restore(
-        _ state: inout TrainingCheckpoint, from folder: RunFolder, _ adapter: Adapter, _ optimiser: AdamW
-    ) throws -> [String] {
-        var notes: [String] = []
-        for place in try folder.layout.checkpoints().reversed() {
-            let found: TrainingCheckpoint
-            do {
-                found = try TrainingCheckpoint(folder: place.path)
-            } catch {
-                notes.append("\(place.path) is passed over: \(error)")
-                continue
-            }
-            guard found.data == state.data else {
-                throw TrainingError(
-                    "the data have changed since \(place.path) was written; resume with the same rows, or begin another run"
-                )
-            }
-            guard found.recipe == state.recipe else {
-                throw TrainingError(
-                    "\(place.path) was written under another recipe than \(folder.layout.recipe) says; undo the change, or "
-                        + "begin another run")
-            }
-            try found.restore(from: place.path, adapter: adapter, optimiser: optimiser)
-            state = found
-            return notes + ["resumed after step \(found.step)"]
-        }
-        return notes + ["there is no whole checkpoint; the run begins anew"]
     }
 
     // MARK: The loop
@@ -276,9 +244,7 @@ public final class Trainer {
         if state.step > 0, savedStep != state.step, try adapter.trainables.allSatisfy({ try $0.tensor.isAllFinite() }) {
             try writeCheckpoint(keep: nil)
         }
-        let checkpoint = try layout.checkpoints().last?.path
-        let json = failure.json(recipe, rows: failure.rows.map { data[$0] }, checkpoint: checkpoint)
-        try AtomicFile.write(json.pythonText(indent: 2) + "\n", to: layout.failure)
+        try failure.write(to: layout, recipe, rows: failure.rows.map { data[$0] })
         try report?.finish()
         return failure
     }
