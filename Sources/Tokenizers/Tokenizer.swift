@@ -137,6 +137,7 @@ public struct Tokenizer: Sendable {
         addedIDs = ids
         matchers = patterns.map { AddedTokenMatcher($0) }
         vocabularySize = max(parts.model.vocabulary.count, (added.keys.max() ?? -1) + 1)
+        if let end = (try? chatTemplate())?.endOfTurn(self) { stopTokenIDs = Set(stopTokenIDs + [end]).sorted() }
     }
 
     private static func normalized(_ content: [UInt8], _ normalizer: (any TextNormalizer)?) -> [UInt8] {
@@ -146,7 +147,6 @@ public struct Tokenizer: Sendable {
             normalizer.normalize(&text)
             return text.bytes
         }
-        if let end = (try? chatTemplate())?.endOfTurn(self) { stopTokenIDs = Set(stopTokenIDs + [end]).sorted() }
     }
 
     /// Number of token numbers, from 0 on.
