@@ -68,16 +68,20 @@ public struct Evaluator {
     ///
     /// - Parameter data: The rows; their order does not change the result of any of them but by rounding.
     /// - Throws: `TorchError` when memory is short.
-    public func evaluate(_ data: Dataset) throws -> Evaluation {
+    public func evaluate(_ data: Dataset) throws -> Evaluation { try evaluate(data, with: nil) }
+
+    /// The same, shared with the other processes of a run.
+    func evaluate(_ data: Dataset, with peers: DistributedRun?) throws -> Evaluation {
         // Rows of like length share a batch, so that little is computed for what only fills them up.
         let order = (0..<data.count).sorted { data.length(at: $0) < data.length(at: $1) }
         var rows = [Evaluation.Row?](repeating: nil, count: data.count)
-        for pass in layout.passes(of: order.map { data.length(at: $0) }) {
+        let passes = layout.passes(of: order.map { data.length(at: $0) })
+        for (index, pass) in passes.enumerated() where peers?.takes(pass: index) ?? true {
             let chosen = pass.map { order[$0] }
             let examples = chosen.map { data[$0] }
             for (index, row) in zip(chosen, try evaluate(examples)) { rows[index] = row }
         }
-        return Evaluation(rows: rows.compactMap { $0 })
+        return Evaluation(rows: try peers?.combine(rows, of: data) ?? rows.compactMap { $0 })
     }
 
     private func evaluate(_ examples: [Example]) throws -> [Evaluation.Row] {

@@ -8,9 +8,11 @@ import Tokenizers
 struct RowColumns {
     /// The forms of rows: keys that belong together, those that may be missing last.
     static let forms: [(required: [String], optional: [String])] = [
-        (["text"], []), (["prompt", "completion"], []), (["messages"], []), (["instruction", "output"], ["input"]),
+        (["text"], []), (["prompt", "completion"], []), (["messages"], ["tools", "chat_template_kwargs"]), (["instruction", "output"], ["input"]),
         (["conversations"], []),
     ]
+    /// The keys of a conversation with what its template needs beside the messages.
+    static let conversationKeys: Set = ["messages", "tools", "chat_template_kwargs"]
     /// All keys that a row can have.
     static let keys = forms.flatMap { $0.required + $0.optional }
     /// Pairs of columns that are often a question and its answer, for advice.
@@ -54,7 +56,7 @@ struct RowColumns {
             for (key, column) in mapping {
                 if let value = object[column] {
                     chosen.appendIfNew(key: key, value: value)
-                } else if key != "input" {
+                } else if !Self.forms.contains(where: { $0.optional.contains(key) }) {
                     throw TrainingError(
                         "the row has no column \"\(column)\", which columns reads as \"\(key)\"."
                             + suggestion(for: column, in: object.keys) + " It has " + quoted(object.keys))
@@ -111,13 +113,16 @@ extension DataRow {
         }
     }
 
-    /// The messages of a conversation, also of a request with its answer; none of other rows.
-    var messages: [ChatMessage] {
+    /// The conversation, also that of a request with its answer; without messages for other rows.
+    var conversation: ChatConversation {
         switch self {
-        case .messages(let messages), .conversation(let messages): messages
+        case .messages(let conversation): conversation
+        case .conversation(let messages): ChatConversation(messages)
         case .instruction(let request, let output):
-            [ChatMessage(role: "user", content: request), ChatMessage(role: "assistant", content: output)]
-        case .text, .completion: []
+            ChatConversation([
+                ChatMessage(role: "user", content: request), ChatMessage(role: "assistant", content: output),
+            ])
+        case .text, .completion: ChatConversation([])
         }
     }
 }

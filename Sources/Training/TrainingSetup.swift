@@ -35,7 +35,7 @@ struct TrainingSetup {
         try recipe.layout.requireRoom(for: data)
         if let evalData { try recipe.evalLayout.requireRoom(for: evalData) }
         self.recipe = try recipe.completed(model.backbone, adapter.configuration)
-        adapter.attach()
+        try adapter.attach()
     }
 
     /// The rows of one optimiser step.

@@ -134,7 +134,8 @@ import Training
         let rows = rows(4)
         func losses(_ rows: [Example]) throws -> [Float] {
             try withoutGrad {
-                try SupervisedObjective().losses(Batch(rows, padding: 0, isPacked: true), backbone).values(as: Float.self)
+                try SupervisedObjective().losses(Batch(rows, padding: 0, isPacked: true), backbone).values(
+                    as: Float.self)
             }
         }
         let counts = rows.map(\.supervisedCount)
