@@ -90,7 +90,7 @@ public struct TrainingPlan: Sendable {
                 lengths.insert(shape.time)
                 let tokens = shape.rows * shape.time
                 if tokens > largest.tokens {
-                    largest = (tokens, pass.rows.reduce(0) { $0 + data[$1].supervisedCount })
+                    largest = (tokens, pass.rows.reduce(0) { $0 + data.supervisedCount(at: $1) })
                 }
             }
         }
