@@ -149,7 +149,7 @@ public final class RunFolder {
     private static func clearLeftovers(in folder: String, of isOurs: (String) -> Bool) throws {
         for name in try RunLayout.names(in: folder) {
             for mark in [temporaryMark, oldMark] {
-                guard let range = name.range(of: mark, options: .backwards) else { continue }
+                guard let range = name.range(of: mark) else { continue }
                 let final = String(name[..<range.lowerBound])
                 guard isOurs(final) else { continue }
                 // An old folder whose successor did not arrive is the valid one.

@@ -130,7 +130,7 @@ public final class Trainer {
         settings.weightDecay = recipe.weightDecay
         optimiser = try AdamW(adapter.trainables, settings: settings)
         state = TrainingCheckpoint(recipe: recipe.fixedDigest, data: data.digest)
-        var notes = try data.notes + (evalData?.notes ?? []) + [adapter.zeroWeightNote()].compactMap { $0 }
+        var notes = try data.trainingNotes + (evalData?.notes ?? []) + [adapter.zeroWeightNote()].compactMap { $0 }
         if resumes, let folder { notes += try state.restoreNewest(from: folder, adapter, optimiser) }
         if let peers { state.follow(step: try peers.share(step: state.step, adapter, optimiser)) }
         guard state.step <= totalSteps else {
@@ -207,10 +207,9 @@ public final class Trainer {
     private func takeStep(_ interruption: Interruption) throws {
         let start = ContinuousClock.now
         let plan = order.plan(step: state.step, layout: recipe.layout) { data.length(at: $0) }
-        let share = peers?.share(of: plan) ?? plan.microBatches
         var sums: StepSums
         do {
-            sums = try gradientStep.addGradients(of: plan, share: share)
+            sums = try gradientStep.addGradients(of: plan, share: peers?.share(of: plan))
         } catch let loss as NonFiniteLoss {
             throw try stop(nonFiniteGuard.explain(loss, in: plan))
         }
@@ -219,7 +218,8 @@ public final class Trainer {
             agreed = try peers.combine(&sums, adapter.trainables, wishes)
         }
         let learningRate = recipe.learningRate * schedule.factor(at: state.step)
-        try gradientCheck.check(adapter, step: state.step + 1, learningRate: learningRate).map { report?.note($0) }
+        let warning = try gradientCheck.check(adapter, step: state.step + 1, learningRate: learningRate)
+        warning.map { report?.note($0) }
         try adapter.prepareStep()
         let gradients = adapter.trainables.compactMap(\.tensor.grad)
         let norm = try clipNorm(of: gradients, to: recipe.maxGradNorm)
@@ -239,6 +239,7 @@ public final class Trainer {
 
     /// Keeps what shows a failure again: the state before the step, in which nothing of it is, and `failure.json`.
     private func stop(_ failure: TrainingFailure) throws -> TrainingFailure {
+        // Rank 0 keeps the state when it hears of another's failure.
         guard folder != nil else { return failure }
         if state.step > 0, savedStep != state.step, try adapter.trainables.allSatisfy({ try $0.tensor.isAllFinite() }) {
             try writeCheckpoint(keep: nil)

@@ -60,7 +60,7 @@ public struct TrainingPlan: Sendable {
         tokens = data.tokens
         supervisedTokens = data.supervisedTokens
         longestRow = data.longest
-        notes = data.notes + (setup.evalData?.notes ?? [])
+        notes = data.trainingNotes + (setup.evalData?.notes ?? [])
         evalRows = setup.evalData?.count ?? 0
         steps = try setup.totalSteps()
         stepsPerEpoch = setup.order.stepsPerEpoch
