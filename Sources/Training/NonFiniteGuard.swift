@@ -56,7 +56,7 @@ struct NonFiniteGuard {
             culprit.map { "the gradient of \($0.name) is not finite" } ?? "the norm of the gradients is \(norm)"
         return TrainingFailure(
             step: plan.step + 1, module: module, tensor: culprit?.name, lines: rows.map { data[$0].line }, rows: rows,
-            description: "step \(plan.step + 1): \(what) for \(words(rows)), although the loss is; \(advice)")
+            description: "step \(plan.step + 1): \(what) for \(words(rows)), although the loss is finite; \(advice)")
     }
 
     /// The path of the first module of a pass whose output is not finite; the head where all others' are.
