@@ -73,7 +73,7 @@ struct ChatEncoderTests {
                         "path": .string(folder.path), "lines": ["a"],
                         "messages": JSON(conversation.messages.map { .object($0.fields) }),
                     ])
-                #expect(prompt == (try integers(reference["chat_ids"])))
+                #expect(prompt == (try integers(reference["chat_ids"])), "\(reference["chat"]?.compact ?? "")")
             }
             // A cut row does not teach to stop, nor one where the end is not trained.
             let whole = try encoder.example(conversation(&lines))
