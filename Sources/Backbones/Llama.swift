@@ -71,22 +71,23 @@ public final class Llama: Backbone {
         let masks = AttentionMasks(
             time: time, past: past, given: context.mask, positions: keyPositions.map { (positions, $0) },
             segments: context.segments, device: device)
-        var states = try embedding(ids, embedTokens.value())
+        var states = try context.observed(embedding(ids, embedTokens.value()), embedTokens.modulePath)
         for block in blocks { states = try block(states, rotary, masks, context) }
         context.cache?.advance(by: time)
-        return try norm(states)
+        return try norm(states, context)
     }
 }
 
 /// One block: attention and MLP, each on normalised input and added to the stream.
 private final class LlamaBlock {
+    private let path: String
     private let attention: LlamaAttention
     private let mlp: LlamaMLP
     private let inputNorm: RMSNorm
     private let postAttentionNorm: RMSNorm
 
     init(_ configuration: LlamaConfiguration, layer: Int, _ weights: LlamaWeights) throws {
-        let path = "model.layers.\(layer)"
+        path = "model.layers.\(layer)"
         attention = try LlamaAttention(configuration, layer: layer, path: path + ".self_attn", weights)
         mlp = try LlamaMLP(configuration, layer: layer, path: path + ".mlp", weights)
         inputNorm = try weights.norm(
@@ -104,8 +105,8 @@ private final class LlamaBlock {
     func callAsFunction(
         _ states: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
     ) throws -> Tensor {
-        let attended = try states + attention(inputNorm(states), rotary, masks, context)
-        return try attended + mlp(postAttentionNorm(attended), context)
+        let attended = try states + attention(inputNorm(states, context), rotary, masks, context)
+        return try context.observed(attended + mlp(postAttentionNorm(attended, context), context), path)
     }
 }
 
@@ -117,6 +118,7 @@ private final class LlamaAttention {
     private let output: Linear
     private let queryNorm: RMSNorm?
     private let keyNorm: RMSNorm?
+    private let path: String
     private let layer: Int
     private let headDimension: Int
     private let slidingWindow: Int?
@@ -142,6 +144,7 @@ private final class LlamaAttention {
         }
         queryNorm = try headNorm("q_norm")
         keyNorm = try headNorm("k_norm")
+        self.path = path
         self.layer = layer
         headDimension = dimension
         slidingWindow = configuration.slidingWindow(layer: layer)
@@ -156,11 +159,11 @@ private final class LlamaAttention {
     func callAsFunction(
         _ input: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
     ) throws -> Tensor {
-        let queries = try RotaryEmbedding.rotate(heads(query(input, context), queryNorm), rotary)
-        var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm), rotary)
-        var values = try heads(value(input, context), nil)
+        let queries = try RotaryEmbedding.rotate(heads(query(input, context), queryNorm, context), rotary)
+        var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm, context), rotary)
+        var values = try heads(value(input, context), nil, context)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
-        let attended = try attendInRows(queries, keys, values, masks)
+        let attended = try context.observed(attendInRows(queries, keys, values, masks), path)
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
         return try output(attended.transposed(1, 2).reshaped([input.size(0), input.size(1), -1]), context)
     }
@@ -203,9 +206,9 @@ private final class LlamaAttention {
     }
 
     /// `[batch, time, heads * dim]` to `[batch, heads, time, dim]`, normalised where the model does so.
-    private func heads(_ projected: Tensor, _ norm: RMSNorm?) throws -> Tensor {
+    private func heads(_ projected: Tensor, _ norm: RMSNorm?, _ context: Context) throws -> Tensor {
         let split = try projected.reshaped([projected.size(0), projected.size(1), -1, headDimension])
-        return try (norm?(split) ?? split).transposed(1, 2)
+        return try (norm?(split, context) ?? split).transposed(1, 2)
     }
 }
 
@@ -214,6 +217,7 @@ private final class LlamaMLP {
     private let gate: Linear
     private let up: Linear
     private let down: Linear
+    private let path: String
 
     init(_ configuration: LlamaConfiguration, layer: Int, path: String, _ weights: LlamaWeights) throws {
         let (hidden, inner) = (configuration.hiddenSize, configuration.intermediateSize)
@@ -224,11 +228,13 @@ private final class LlamaMLP {
         gate = try projection("gate_proj", .gate, out: inner, in: hidden)
         up = try projection("up_proj", .up, out: inner, in: hidden)
         down = try projection("down_proj", .down, out: hidden, in: inner)
+        self.path = path
     }
 
     var linears: [Linear] { [gate, up, down] }
 
     func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
-        try down(silu(gate(input, context)) * up(input, context), context)
+        let product = try silu(gate(input, context)) * up(input, context)
+        return try down(context.observed(product, path + ".act_fn"), context)
     }
 }

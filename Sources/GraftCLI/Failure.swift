@@ -53,7 +53,7 @@ enum Failure {
             ExitStatus.badInput
         case is InputError, is TrainingError: ExitStatus.badInput
         case is ExitCode, is CleanExit, is ValidationError: nil
-        case is TorchError: ExitStatus.failed
+        case is TorchError, is TrainingFailure: ExitStatus.failed
         default: GraftCommand.exitCode(for: error) == .failure ? ExitStatus.failed : nil
         }
     }

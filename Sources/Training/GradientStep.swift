@@ -11,6 +11,9 @@ package struct StepSums: Sendable, Equatable {
     package var computedTokens = 0
     /// The supervised tokens of the whole step, whoever computes them: what ``loss`` is divided by in the gradient.
     package var supervised = 0
+
+    /// The share of the computed tokens that only fill rows up.
+    package var paddingShare: Double { 1 - Double(tokens) / Double(max(computedTokens, tokens, 1)) }
 }
 
 /// Computes the gradient of an optimiser step.
@@ -47,7 +50,7 @@ package struct GradientStep {
     /// - Throws: ``NonFiniteLoss`` when a loss is no number; `TorchError` when memory is short.
     package func addGradients(of plan: StepPlan, share: [MicroBatch]? = nil) throws -> StepSums {
         var sums = StepSums()
-        sums.supervised = plan.rows.reduce(0) { $0 + data[$1].supervisedCount }
+        sums.supervised = plan.rows.reduce(0) { $0 + data.supervisedCount(at: $1) }
         for pass in share ?? plan.microBatches {
             let batch = try batch(pass.rows)
             let loss = try objective.losses(batch, model.backbone, context(plan, pass)).sum()
@@ -61,11 +64,26 @@ package struct GradientStep {
         return sums
     }
 
+    /// The sum of the losses of a pass, without gradients.
+    ///
+    /// - Parameter observer: Sees what each module computes.
+    func lossSum(
+        of plan: StepPlan, _ pass: MicroBatch, observer: ((String, Tensor) throws -> Void)? = nil
+    ) throws -> Double {
+        try withoutGrad {
+            var context = context(plan, pass)
+            context.observer = observer
+            return try objective.losses(batch(pass.rows), model.backbone, context).sum().item()
+        }
+    }
+
     /// Rows as one forward pass.
-    func batch(_ rows: [Int]) throws -> Batch { try model.batch(rows.map { data[$0] }, isPacked: layout.isPacked) }
+    private func batch(_ rows: [Int]) throws -> Batch {
+        try model.batch(rows.map { data[$0] }, isPacked: layout.isPacked)
+    }
 
     /// The forward pass of a micro-batch; its dropout masks have the names of step and place.
-    func context(_ plan: StepPlan, _ pass: MicroBatch) -> Context {
+    private func context(_ plan: StepPlan, _ pass: MicroBatch) -> Context {
         Context(dropout: DropoutSource(seed: seed, pass: "\(plan.step)/\(pass.place)"))
     }
 }

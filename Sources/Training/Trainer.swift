@@ -30,8 +30,7 @@ public final class Trainer {
     private let totalSteps: Int
     private var order: DataOrder
     private var state: TrainingCheckpoint
-    /// Whether this process has seen that every trainable gets a gradient.
-    private var hasCheckedGradients = false
+    private var gradientCheck = GradientCheck()
     private var lastLoss: Double?
     /// The last step whose evaluation is in the report.
     private var evaluatedStep: Int?
@@ -47,8 +46,8 @@ public final class Trainer {
     ///   - output: The run folder, which is new or empty.
     ///   - showsProgress: Whether progress is written to standard error.
     /// - Returns: What the run has come to; see ``TrainingResult/isInterrupted``.
-    /// - Throws: What is wrong with the recipe, the model, the data or the folder; ``TrainingError`` when the run cannot
-    ///   go on.
+    /// - Throws: What is wrong with the recipe, the model, the data or the folder; ``TrainingFailure`` when a loss or a
+    ///   gradient is no finite number; ``TrainingError`` when the run cannot go on for another reason.
     @discardableResult
     public static func run(
         _ recipe: Recipe, output: String, showsProgress: Bool = true
@@ -102,7 +101,9 @@ public final class Trainer {
         let (begun, wanted) = try peers?.share(recipes) ?? recipes()
         let setup = try TrainingSetup(wanted)
         try setup.recipe.requireSame(as: begun)
-        return try Trainer(setup, in: folder, layout, peers, resumes: true, showsProgress: showsProgress).run()
+        let trainer = try Trainer(setup, in: folder, layout, peers, resumes: true, showsProgress: showsProgress)
+        setup.recipe.versionNote(since: begun).map { trainer.report?.note($0) }
+        return try trainer.run()
     }
 
     private init(
@@ -129,8 +130,8 @@ public final class Trainer {
         settings.weightDecay = recipe.weightDecay
         optimiser = try AdamW(adapter.trainables, settings: settings)
         state = TrainingCheckpoint(recipe: recipe.fixedDigest, data: data.digest)
-        var notes = [data.truncationNote, evalData?.truncationNote].compactMap { $0 }
-        if resumes, let folder { notes += try Self.restore(&state, from: folder, adapter, optimiser) }
+        var notes = try data.trainingNotes + (evalData?.notes ?? []) + [adapter.zeroWeightNote()].compactMap { $0 }
+        if resumes, let folder { notes += try state.restoreNewest(from: folder, adapter, optimiser) }
         if let peers { state.follow(step: try peers.share(step: state.step, adapter, optimiser)) }
         guard state.step <= totalSteps else {
             throw TrainingError(
@@ -143,7 +144,9 @@ public final class Trainer {
             return
         }
         try AtomicFile.write(recipe.yaml(), to: layout.recipe)
+        try RunData(setup).write(to: layout.data)
         if resumes {
+            layout.removeFailure()
             best = try evalData.flatMap { try BestAdapter(in: layout, data: $0.digest) }
             try folder.removeCheckpoints(after: state.step)
             if PathKind(layout.metrics) == .file {
@@ -157,38 +160,10 @@ public final class Trainer {
             resumedStep: resumes ? state.step : nil, showsProgress: showsProgress)
         notes.forEach(report.note)
         self.report = report
-    }
-
-    /// Goes to the newest whole checkpoint; without any the run begins anew.
-    ///
-    /// - Returns: What there is to say about it.
-    private static func restore(
-        _ state: inout TrainingCheckpoint, from folder: RunFolder, _ adapter: Adapter, _ optimiser: AdamW
-    ) throws -> [String] {
-        var notes: [String] = []
-        for place in try folder.layout.checkpoints().reversed() {
-            let found: TrainingCheckpoint
-            do {
-                found = try TrainingCheckpoint(folder: place.path)
-            } catch {
-                notes.append("\(place.path) is passed over: \(error)")
-                continue
-            }
-            guard found.data == state.data else {
-                throw TrainingError(
-                    "the data have changed since \(place.path) was written; resume with the same rows, or begin another run"
-                )
-            }
-            guard found.recipe == state.recipe else {
-                throw TrainingError(
-                    "\(place.path) was written under another recipe than \(folder.layout.recipe) says; undo the change, or "
-                        + "begin another run")
-            }
-            try found.restore(from: place.path, adapter: adapter, optimiser: optimiser)
-            state = found
-            return notes + ["resumed after step \(found.step)"]
+        if state.step == 0, let first = order.rows(step: 0).first {
+            let row = try MarkedRow(data[first], of: data, tokenizer: model.tokenizer)
+            report.show(row, as: "the first row of step 1")
         }
-        return notes + ["there is no whole checkpoint; the run begins anew"]
     }
 
     // MARK: The loop
@@ -198,7 +173,9 @@ public final class Trainer {
             return try Memory.keepingBlocks(runToTheEnd)
         } catch let error as ProcessGroupError {
             // A step is taken by all or none, so the state is that of the last whole step.
-            if folder != nil, state.step > 0, savedStep != state.step { try writeCheckpoint() }
+            if folder != nil, state.step > 0, savedStep != state.step {
+                try writeCheckpoint(keep: recipe.saveTotalLimit)
+            }
             throw peers?.ended(by: error, step: state.step, saved: savedStep, in: layout) ?? error
         }
     }
@@ -230,56 +207,46 @@ public final class Trainer {
     private func takeStep(_ interruption: Interruption) throws {
         let start = ContinuousClock.now
         let plan = order.plan(step: state.step, layout: recipe.layout) { data.length(at: $0) }
-        let share = peers?.share(of: plan) ?? plan.microBatches
-        var sums = try addGradients(plan, share)
-        // A process may have nothing to compute in a step.
-        if !hasCheckedGradients, !share.isEmpty { try requireGradients() }
+        var sums: StepSums
+        do {
+            sums = try gradientStep.addGradients(of: plan, share: peers?.share(of: plan))
+        } catch let loss as NonFiniteLoss {
+            throw try stop(nonFiniteGuard.explain(loss, in: plan))
+        }
         if let peers {
             let wishes = DistributedRun.Wishes(stop: interruption.isRequested, save: isSaveDueByClock)
             agreed = try peers.combine(&sums, adapter.trainables, wishes)
         }
+        let learningRate = recipe.learningRate * schedule.factor(at: state.step)
+        let warning = try gradientCheck.check(adapter, step: state.step + 1, learningRate: learningRate)
+        warning.map { report?.note($0) }
         try adapter.prepareStep()
         let gradients = adapter.trainables.compactMap(\.tensor.grad)
         let norm = try clipNorm(of: gradients, to: recipe.maxGradNorm)
-        guard norm.isFinite else { throw try nonFiniteGradient(norm) }
-        let learningRate = recipe.learningRate * schedule.factor(at: state.step)
+        guard norm.isFinite else { throw try stop(nonFiniteGuard.explain(gradientNorm: norm, in: plan)) }
         try optimiser.step(learningRate: learningRate)
         for trainable in adapter.trainables { try trainable.tensor.setGrad(nil) }
 
         state.countStep(
             tokens: sums.tokens, lossSum: sums.loss, supervised: sums.supervised,
             seconds: start.duration(to: .now) / .seconds(1))
-        if isDue(recipe.loggingSteps) || state.step == totalSteps { try record(learningRate, norm) }
+        if isDue(recipe.loggingSteps) || state.step == totalSteps { try record(sums, learningRate, norm) }
     }
 
-    private func addGradients(_ plan: StepPlan, _ share: [MicroBatch]) throws -> StepSums {
-        do {
-            return try gradientStep.addGradients(of: plan, share: share)
-        } catch let error as NonFiniteLoss {
-            throw TrainingError(
-                "step \(state.step + 1): the loss is \(error.value) for the rows at lines "
-                    + "\(error.pass.rows.map { "\(data[$0].line)" }.joined(separator: ", ")) of \(data.path); lower "
-                    + "learning_rate" + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
+    private var nonFiniteGuard: NonFiniteGuard {
+        NonFiniteGuard(model: model, adapter: adapter, data: data, gradientStep: gradientStep)
+    }
+
+    /// Keeps what shows a failure again: the state before the step, in which nothing of it is, and `failure.json`.
+    private func stop(_ failure: TrainingFailure) throws -> TrainingFailure {
+        // Rank 0 keeps the state when it hears of another's failure.
+        guard folder != nil else { return failure }
+        if state.step > 0, savedStep != state.step, try adapter.trainables.allSatisfy({ try $0.tensor.isAllFinite() }) {
+            try writeCheckpoint(keep: nil)
         }
-    }
-
-    /// A trainable that nothing depends on would be saved as it began, without a word.
-    private func requireGradients() throws {
-        let missing = adapter.trainables.filter { $0.tensor.grad == nil }.map(\.name)
-        if let first = missing.first {
-            throw TrainingError(
-                "step \(state.step + 1): \(missing.count) of \(adapter.trainables.count) trainable tensors get no gradient, "
-                    + "the first is \(first); the method does not use them in this model")
-        }
-        hasCheckedGradients = true
-    }
-
-    private func nonFiniteGradient(_ norm: Double) throws -> TrainingError {
-        let culprit = try adapter.trainables.first { try $0.tensor.grad?.isAllFinite() == false }?.name
-        return TrainingError(
-            "step \(state.step + 1): the norm of the gradients is \(norm)"
-                + (culprit.map { "; the gradient of \($0) is not finite" } ?? "") + "; lower learning_rate"
-                + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
+        try failure.write(to: layout, recipe, rows: failure.rows.map { data[$0] })
+        try report?.finish()
+        return failure
     }
 
     private var isSaveDue: Bool {
@@ -292,7 +259,7 @@ public final class Trainer {
 
     // MARK: Reports
 
-    private func record(_ learningRate: Double, _ norm: Double) throws {
+    private func record(_ sums: StepSums, _ learningRate: Double, _ norm: Double) throws {
         var metrics = Metrics(step: state.step)
         let loss = state.unreportedLoss / Double(max(state.unreportedTargets, 1))
         metrics.epoch = order.epochs(steps: state.step)
@@ -304,6 +271,7 @@ public final class Trainer {
             state.unreportedSeconds > 0
             ? Double(state.unreportedTokens) / state.unreportedSeconds : nil
         metrics.peakMemoryBytes = try Memory.peak(on: model.backbone.device)
+        if sums.paddingShare > 0 { metrics.others["padding_share"] = sums.paddingShare }
         try report?.record(metrics)
         lastLoss = loss
         state.reported()
@@ -347,11 +315,11 @@ public final class Trainer {
     private func save() throws {
         guard savedStep != state.step else { return }
         try peers?.requireSameAdapter(adapter, step: state.step)
-        try writeCheckpoint()
+        try writeCheckpoint(keep: recipe.saveTotalLimit)
     }
 
-    private func writeCheckpoint() throws {
-        try folder?.writeCheckpoint(step: state.step, keep: recipe.saveTotalLimit, keeping: best?.step) {
+    private func writeCheckpoint(keep: Int?) throws {
+        try folder?.writeCheckpoint(step: state.step, keep: keep, keeping: best?.step) {
             try state.write(to: $0, adapter: adapter, model: model.name, optimiser: optimiser)
         }
         savedStep = state.step
