@@ -18,6 +18,8 @@ struct ChatEncoderTests {
             configuration["eos_token"] = .string(eos)
             configuration["add_bos_token"] = true
             configuration["chat_template"] = nil
+            // It would win over the configuration.
+            try folder.write("{}", to: "special_tokens_map.json")
             try folder.write(configuration.compact, to: "tokenizer_config.json")
             try folder.write(source, to: "chat_template.jinja")
             return try await body(try Tokenizer(folder: folder.path), folder)
