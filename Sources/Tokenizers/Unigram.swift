@@ -70,7 +70,7 @@ extension Unigram {
                     "vocab[\(index)]", "expected a token and its score, found \(entry.compact.prefix(80))")
             }
             vocabulary.append(token.utf8)
-            scores.append(score)
+            scores.append(ReferenceNumber.read(score))
         }
         vocabulary.index()
         guard let unknown = component.json["unk_id"]?.int, list.indices.contains(unknown) else {
