@@ -70,6 +70,12 @@ bench-tokenizer: oracle packages ## Measure the tokenizers' speed beside the tok
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product TokenizerBenchmark
 	@.graft/oracle/bin/python Benchmarks/tokenizer.py
 
+fuzz: build ## Give a reader many broken files (READER=gguf COUNT=100000 SEED=2; without READER every one)
+	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product Fuzzer
+	@scripts/place-engine.sh $(PRODUCTS)
+	@for reader in $(if $(READER),$(READER),$$($(PRODUCTS)/Fuzzer)); do \
+	    OMP_NUM_THREADS=1 nice $(PRODUCTS)/Fuzzer $$reader $(or $(SEED),2) $(or $(COUNT),100000); done
+
 format: ## Rewrite the Swift files in the project's format
 	@$(SWIFT) format --in-place --recursive --parallel $(SWIFT_FILES)
 
