@@ -20,7 +20,7 @@ ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench bench-tokenizer format lint install clean
+.PHONY: help setup oracle build engine packages test demo bench bench-tokenizer fuzz format lint install clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
