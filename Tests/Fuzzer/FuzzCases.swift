@@ -202,6 +202,7 @@ extension JSON {
             a.count == b.count && zip(a, b).allSatisfy { $0.isSameButForNumbers($1) }
         case (.object(let a), .object(let b)):
             a.count == b.count && zip(a, b).allSatisfy { $0.value.isSameButForNumbers($1.value) }
+        case (.number(let number), .null), (.null, .number(let number)): !number.isFinite
         default: self == other
         }
     }
