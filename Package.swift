@@ -77,7 +77,7 @@ let package = Package(
             name: "Fuzzer",
             dependencies: ["Torch", "Formats", "Tokenizers", "Backbones", "PEFT", "Training", "TestSupport"],
             path: "Tests/Fuzzer", swiftSettings: settings),
-        .testTarget(name: "FuzzTests", dependencies: ["TestSupport", "Fuzzer"], swiftSettings: settings),
+        .testTarget(name: "FuzzTests", dependencies: ["Formats", "TestSupport", "Fuzzer"], swiftSettings: settings),
         .testTarget(name: "TorchTests", dependencies: ["Torch", "TestSupport"], swiftSettings: settings),
         .testTarget(name: "FormatsTests", dependencies: ["Formats", "TestSupport"], swiftSettings: settings),
         .testTarget(name: "TokenizersTests", dependencies: ["Tokenizers", "TestSupport"], swiftSettings: settings),

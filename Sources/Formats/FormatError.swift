@@ -46,8 +46,7 @@ public struct FormatError: Error, CustomStringConvertible, Sendable, Equatable {
         case .key(let key): head.append("\"\(shortened(key))\"")
         case nil: break
         }
-        let message = boundedSentence(message)
-        return head.isEmpty ? message : head.joined(separator: ", ") + ": " + message
+        return boundedSentence(head.isEmpty ? message : head.joined(separator: ", ") + ": " + message)
     }
 }
 

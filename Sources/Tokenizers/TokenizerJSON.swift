@@ -22,6 +22,12 @@ struct TokenizerJSONReader {
         parts.addedTokens = try addedTokens(root, model)
         parts.normalizer = try root.component("normalizer").map { try NormalizerJSON.normalizer($0) }
         parts.postProcessor = try PostProcessorJSON.processor(root.component("post_processor"))
+        let known = max(model.vocabulary.count, (parts.addedTokens.map(\.id).max() ?? -1) + 1)
+        if let around = parts.postProcessor.template?.around,
+            let id = (around.before + around.after).first(where: { $0 >= known })
+        {
+            throw root.error("post_processor", "the template's token \(id) is not in the vocabulary of \(known) tokens")
+        }
         parts.decoder = try DecoderJSON.steps(root.component("decoder"))
         parts.truncation = try root.component("truncation").map { try Truncation($0) }
         parts.padding = try root.component("padding").map { try Padding($0) }

@@ -1,3 +1,4 @@
+import Formats
 import Foundation
 import TestSupport
 import Testing
@@ -13,7 +14,8 @@ struct HostileFileTests {
     }()
 
     private static let readers = [
-        "json", "jsonl", "safetensors", "safetensors-index", "gguf", "gguf-tokenizer", "gguf-configuration",
+        "json", "jsonl", "rows.json", "rows.jsonl", "rows.csv", "rows.tsv", "rows.jsonl.gz", "safetensors",
+        "safetensors-index", "gguf", "gguf-tokenizer", "gguf-configuration",
         "tokenizer.json", "tokenizer_config.json", "template", "recipe", "config.json", "adapter_config.json",
         "adapter_model.safetensors", "checkpoint", "metrics",
     ]
@@ -32,6 +34,21 @@ struct HostileFileTests {
             \(result.output.suffix(1500))\(result.errors.suffix(1500))
             """)
         #expect(result.output.contains("\(reader): 2000 files"))
+    }
+
+    /// To Swift's strings a slash with a mark over it is no slash; to the system it is one.
+    @Test func namesDoNotLeadOutOfTheirFolder() throws {
+        for name in ["", ".", "..", "../x", "/x", "a/b", "..\u{2F}\u{301}x", "a\u{0}b"] {
+            #expect(!isPlainFileName(name), "\(name.debugDescription)")
+            try withTemporaryFolder { folder in
+                let index: JSON = ["weight_map": ["w": .string(name)]]
+                let path = try folder.write(index.compact, to: "model.safetensors.index.json")
+                let error = #expect(throws: FormatError.self) { try SafetensorsCheckpoint(path: folder.path) }
+                #expect(error?.description.contains(path) ?? false)
+                #expect(error?.message.contains("the same folder") ?? false)
+            }
+        }
+        for name in ["a", ".a", "..a", "model-00001-of-00002.safetensors", "é"] { #expect(isPlainFileName(name)) }
     }
 
     @Test func everyReaderIsTried() async throws {

@@ -10,7 +10,7 @@ enum FileForm: Sendable {
     case safetensors
 }
 
-/// Makes broken files out of good ones. The same seed gives the same file.
+/// Makes broken files out of good ones; the same seed gives the same file.
 struct Mutator {
     private var random: SeededGenerator
     /// Words of the format, to be put in anywhere.

@@ -216,4 +216,62 @@ enum Seeds {
         .joined(),
         "{\"text\": \"one\"}\r\n{\"text\": \"two \\ud83d\\ude00\"}\r\n",
     ]
+
+    static let jsonRows = ["[{\"text\": \"a\"}, {\"prompt\": \"b\", \"completion\": \"\\u00e9\"}]"]
+
+    static let tables = [
+        "prompt,completion\na,b\n\"c, \"\"d\"\"\",\"e\nf\"\n", "text\r\none\r\ntwo\r\n",
+    ]
+
+    static let tabbedTables = ["prompt\tcompletion\na\tb\n\"c\t\"\"d\"\"\"\t\"e\nf\"\n", "text\r\none\r\n"]
+
+    static let tableWords = ["\"", ",", "\t", "\r", "\n", "\"\"", "\",\"", "text", "\u{FEFF}", ";"]
+
+    /// Twelve rows of JSON Lines, packed by gzip.
+    static let packedRows: [UInt8] = [
+        0x1F, 0x8B, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xAB, 0x56, 0x2A, 0x49, 0xAD, 0x28, 0x51, 0xB2,
+        0x52, 0x50, 0x4A, 0x54, 0x48, 0x52, 0x48, 0x56, 0xAA, 0xE5, 0xAA, 0x56, 0x2A, 0x28, 0xCA, 0xCF, 0x2D, 0x80,
+        0x88, 0x29, 0xE9, 0x28, 0x28, 0x25, 0x03, 0x79, 0x39, 0xA9, 0x25, 0x99, 0xF9, 0x79, 0x20, 0xA1, 0x24, 0xB0,
+        0x92, 0x51, 0x4D, 0x60, 0x4D, 0x00, 0x5A, 0xC0, 0x4F, 0x7B, 0x3E, 0x01, 0x00, 0x00,
+    ]
+
+    static let moreTokenizers = [
+        """
+        {"added_tokens": [{"id": 0, "content": "[UNK]", "special": true}, {"id": 1, "content": "[CLS]", "special": true}],
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+        "lowercase": true}, "pre_tokenizer": {"type": "BertPreTokenizer"}, "post_processor": {"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]}}},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true}, "model": {"type": "WordPiece",
+        "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+        "vocab": {"[UNK]": 0, "[CLS]": 1, "a": 2, "##b": 3, "b": 4}}}
+        """,
+        """
+        {"added_tokens": [{"id": 0, "content": "<unk>", "special": true}], "normalizer": {"type": "Sequence",
+        "normalizers": [{"type": "NFKC"}, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true},
+        "post_processor": null, "decoder": {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always",
+        "split": true}, "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": false,
+        "vocab": [["<unk>", 0.0], ["\u{2581}a", -1.0], ["b", -2.5], ["a", -3]]}}
+        """,
+        """
+        {"added_tokens": [{"id": 3, "content": "<s>", "special": true}], "normalizer": null,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex":
+        "(?i:'s|'t)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}|\\\\s+"}, "behavior": "Isolated", "invert": false},
+        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]},
+        "post_processor": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true},
+        "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "ignore_merges": true, "vocab": {"a": 0, "b": 1,
+        "ab": 2, "<s>": 3}, "merges": ["a b"]}}
+        """,
+        """
+        {"added_tokens": [{"id": 0, "content": "<unk>", "special": true}], "normalizer": {"type": "Sequence",
+        "normalizers": [{"type": "Prepend", "prepend": "\u{2581}"}, {"type": "Replace", "pattern": {"String": " "},
+        "content": "\u{2581}"}]}, "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Sequence",
+        "decoders": [{"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"},
+        {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}, "model": {"type": "BPE",
+        "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "vocab": {"<unk>": 0, "<0x0A>": 1,
+        "\u{2581}": 2, "a": 3, "\u{2581}a": 4}, "merges": ["\u{2581} a"]}}
+        """,
+    ]
 }
