@@ -43,7 +43,8 @@ private struct TokenizerFolderReader {
         let flags = (configuration?["add_bos_token"]?.bool, configuration?["add_eos_token"]?.bool)
         guard flags.0 != nil || flags.1 != nil else { return }
         parts.postProcessor = PostProcessor(
-            bos: flags.0 ?? false ? parts.specialTokens.bos : nil, eos: flags.1 ?? false ? parts.specialTokens.eos : nil)
+            bos: flags.0 ?? false ? parts.specialTokens.bos : nil, eos: flags.1 ?? false ? parts.specialTokens.eos : nil
+        )
     }
 
     private func optionalJSON(_ name: String) throws -> JSON? {
