@@ -56,8 +56,7 @@ private struct GGUFTokenizerReader {
         let builder = BytePairBuilder(vocabulary: vocabulary, origin: file.file.path + ", tokenizer.ggml.merges")
         let merges = try strings("tokenizer.ggml.merges").enumerated().map { rank, merge in
             guard let pair = BytePairBuilder.pair(merge) else {
-                throw error(
-                    "tokenizer.ggml.merges", "merge \(rank) \(pythonRepr(merge)) must be two tokens with a blank")
+                throw error("tokenizer.ggml.merges", "merge \(rank) \(pythonRepr(merge)) must be two tokens with a blank")
             }
             return pair
         }

@@ -66,8 +66,7 @@ extension Tokenizer {
         let decoder: JSON = ["type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true]
         return [
             "version": "1.0", "truncation": nil, "padding": nil, "added_tokens": JSON(added), "normalizer": nil,
-            "pre_tokenizer": preTokenizer?.json ?? .null, "post_processor": nil, "decoder": decoder,
-            "model": try modelJSON(),
+            "pre_tokenizer": preTokenizer?.json ?? .null, "post_processor": nil, "decoder": decoder, "model": try modelJSON(),
         ]
     }
 
@@ -109,8 +108,7 @@ extension PreTokenizer {
             ]
         case .split(let pattern, let behavior, let invert):
             [
-                "type": "Split", "pattern": pattern.json, "behavior": .string(behavior.rawValue),
-                "invert": JSON(invert),
+                "type": "Split", "pattern": pattern.json, "behavior": .string(behavior.rawValue), "invert": JSON(invert),
             ]
         case .metaspace(let replacement, let scheme, let split):
             [
