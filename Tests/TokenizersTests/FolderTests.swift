@@ -189,11 +189,22 @@ struct FolderTests {
         }
     }
 
-    /// Whether BOS and EOS are added, by the post-processor and by the configuration that replaces it.
+    /// Whether BOS and EOS are added: as in `transformers` by the post-processor, whatever the configuration says.
     @Test(arguments: ["{}", #"{"add_bos_token": false}"#, #"{"add_bos_token": true, "add_eos_token": true}"#])
-    func theConfigurationReplacesThePostProcessor(flags: String) async throws {
+    func thePostProcessorDecidesWhatIsAdded(flags: String) async throws {
         try await withTemporaryFolder { folder in
             let json = tiny {
+                // The reference wants every field.
+                $0["version"] = "1.0"
+                $0["added_tokens"] = JSON(
+                    [("<s>", 4), ("</s>", 5)].map { content, id in
+                        [
+                            "id": JSON(id), "content": .string(content), "single_word": false, "lstrip": false,
+                            "rstrip": false, "normalized": false, "special": true,
+                        ]
+                    })
+                $0["pre_tokenizer"] = Pipeline.byteLevel()
+                $0["decoder"] = Pipeline.byteLevel()
                 $0["post_processor"] = Pipeline.template(first: 4, last: 5)
             }
             try folder.write(json.compact, to: "tokenizer.json")
