@@ -15,7 +15,8 @@ struct BytePairReader {
         let suffix = try component.optionalString("end_of_word_suffix") ?? ""
         let hasFallback = try component.flag("byte_fallback", default: false)
         let builder = BytePairBuilder(
-            vocabulary: vocabulary, origin: "\(component.path), \"\(component.key).merges\"", prefix: Array(prefix.utf8))
+            vocabulary: vocabulary, origin: "\(component.path), \"\(component.key).merges\"", prefix: Array(prefix.utf8)
+        )
         var unknown: Int?
         if let text = try component.optionalString("unk_token") {
             unknown = vocabulary.number(of: text)

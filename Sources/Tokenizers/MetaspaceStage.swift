@@ -41,7 +41,9 @@ struct MetaspaceStage: Sendable {
         while index < source.count {
             let length = DecodedScalar(source, at: index, end: source.count).length
             let span: SourceSpan
-            if let known = piece.spans { span = known[index] } else {
+            if let known = piece.spans {
+                span = known[index]
+            } else {
                 span = SourceSpan(start: piece.origin + index, end: piece.origin + index + length)
             }
             if index == 0, prepends { for byte in replacement { put(byte, span) } }

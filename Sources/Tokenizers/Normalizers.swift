@@ -172,7 +172,9 @@ extension TextTransform {
             let start = place
             let length = DecodedScalar(source, at: start, end: source.count).length
             for step in 0..<length {
-                guard let scalar = Unicode.Scalar(ByteLevelAlphabet.scalars[Int(source[start + step])]) else { continue }
+                guard let scalar = Unicode.Scalar(ByteLevelAlphabet.scalars[Int(source[start + step])]) else {
+                    continue
+                }
                 step == 0 ? replace(with: scalar) : insert(scalar)
             }
         }

@@ -82,8 +82,17 @@ struct PieceSplitter: Sendable {
         case .words: Self.splitWords(piece, next)
         case .prefixSpace:
             if piece.bytes[0] == UInt8(ascii: " ") { return next(piece) }
-            piece.transformed(tracksSpans: tracksSpans) { $1.prepend([" "], to: $0) } _: { next($0) }
-        case .byteAlphabet: piece.transformed(tracksSpans: tracksSpans) { $1.writeBytes(of: $0) } _: { next($0) }
+            piece.transformed(tracksSpans: tracksSpans) {
+                $1.prepend([" "], to: $0)
+            } _: {
+                next($0)
+            }
+        case .byteAlphabet:
+            piece.transformed(tracksSpans: tracksSpans) {
+                $1.writeBytes(of: $0)
+            } _: {
+                next($0)
+            }
         case .split(let pattern, let behavior, let invert):
             Cutter.cut(piece, behavior, invert: invert, pattern, next)
         case .metaspace(let metaspace): metaspace.apply(piece, tracksSpans: tracksSpans, next)

@@ -133,6 +133,11 @@ struct PostTemplate: Sendable {
         }
     }
 
+    /// Whether a single text stands in the result once, as it nearly always does.
+    var isAroundText: Bool {
+        single.filter { if case .text = $0 { true } else { false } }.count == 1
+    }
+
     /// The tokens before and after a single text.
     var around: (before: [Int], after: [Int]) {
         var before: [Int] = []

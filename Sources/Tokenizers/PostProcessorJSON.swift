@@ -77,12 +77,15 @@ enum PostProcessorJSON {
                 else { throw component.error(name, "a Sequence needs an \"id\" of A or B and a \"type_id\"") }
                 return .text(number, typeID: type)
             }
-            guard let token = item["SpecialToken"], let id = token["id"]?.string, let type = token["type_id"]?.int else {
-                throw component.error(name, "each item must be a Sequence or a SpecialToken with \"id\" and \"type_id\"")
+            guard let token = item["SpecialToken"], let id = token["id"]?.string, let type = token["type_id"]?.int
+            else {
+                throw component.error(
+                    name, "each item must be a Sequence or a SpecialToken with \"id\" and \"type_id\"")
             }
             let ids = component.json["special_tokens"]?[id]?["ids"]?.array?.compactMap(\.int)
             guard let ids, ids.allSatisfy({ $0 >= 0 }), !ids.isEmpty else {
-                throw component.error("special_tokens", "the token \(pythonRepr(id)) of the template has no numbers there")
+                throw component.error(
+                    "special_tokens", "the token \(pythonRepr(id)) of the template has no numbers there")
             }
             return .special(ids: ids, typeID: type)
         }

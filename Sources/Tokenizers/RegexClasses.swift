@@ -198,7 +198,8 @@ struct RegexClassReader {
             place += 1
             count += 1
         }
-        let isComplete = inBraces ? place < source.count && source[place] == "}" : source[index + 1] == "x" || count == 4
+        let isComplete =
+            inBraces ? place < source.count && source[place] == "}" : source[index + 1] == "x" || count == 4
         // Two digits are a byte: above 7F no character.
         let isCharacter = inBraces || most == 4 || value < 0x80
         guard count > 0, isComplete, isCharacter, let scalar = Unicode.Scalar(value) else {
@@ -210,7 +211,8 @@ struct RegexClassReader {
 
     /// A character as PCRE2 takes it literally, inside and outside brackets.
     static func quoted(_ scalar: Unicode.Scalar) -> String {
-        let isPlain = scalar.value > 0x7F || scalar == " " || ("0"..."9").contains(scalar) || scalar == "_"
+        let isPlain =
+            scalar.value > 0x7F || scalar == " " || ("0"..."9").contains(scalar) || scalar == "_"
             || ("a"..."z").contains(scalar) || ("A"..."Z").contains(scalar)
         return isPlain ? String(scalar) : "\\x{" + String(scalar.value, radix: 16) + "}"
     }

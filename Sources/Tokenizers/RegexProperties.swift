@@ -33,7 +33,8 @@ enum RegexProperties {
 
     /// Sets that never change.
     private static let fixed: [String: String] = [
-        "space": "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}",
+        "space":
+            "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}",
         "whitespace":
             "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}",
         "blank": "\\x{9}\\p{Zs}", "cntrl": "\\p{Cc}", "ascii": "\\x{0}-\\x{7f}", "any": "\\x{0}-\\x{10ffff}",

@@ -36,7 +36,8 @@ struct TextPiece {
 
     /// Calls `body` with the piece as `change` makes it.
     func transformed(
-        tracksSpans: Bool, _ change: (UnsafeBufferPointer<UInt8>, inout TextTransform) -> Void, _ body: (TextPiece) -> Void
+        tracksSpans: Bool, _ change: (UnsafeBufferPointer<UInt8>, inout TextTransform) -> Void,
+        _ body: (TextPiece) -> Void
     ) {
         var text = NormalizedText(self, tracksSpans: tracksSpans)
         text.transform(change)

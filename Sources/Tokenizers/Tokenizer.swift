@@ -166,7 +166,9 @@ public struct Tokenizer: Sendable {
     ///     chat template has its own; leave this false for it.
     public func encode(_ text: String, addSpecialTokens: Bool = false) -> [Int] {
         let ids = tokens(of: text, wantsRanges: false).ids
-        guard addSpecialTokens, let (before, after) = postProcessor.template?.around else { return ids }
+        guard let template = postProcessor.template, addSpecialTokens || !template.isAroundText else { return ids }
+        guard template.isAroundText else { return processed([text], addSpecialTokens, false).ids }
+        let (before, after) = template.around
         return before + ids + after
     }
 
@@ -263,7 +265,8 @@ public struct Tokenizer: Sendable {
     /// Calls `body` with what the decoder gets for a token, unless it is left out.
     func withDecodedToken(_ id: Int, skipSpecialTokens: Bool, _ body: (UnsafeBufferPointer<UInt8>) -> Void) throws {
         guard id >= 0, id < vocabularySize else {
-            throw TokenizerError("token \(id) is not in the vocabulary, which has the numbers 0 to \(vocabularySize - 1)")
+            throw TokenizerError(
+                "token \(id) is not in the vocabulary, which has the numbers 0 to \(vocabularySize - 1)")
         }
         if let token = added[id] {
             guard !(skipSpecialTokens && token.isSpecial) else { return }

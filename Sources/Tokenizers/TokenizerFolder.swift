@@ -39,12 +39,14 @@ private struct TokenizerFolderReader {
         return parts
     }
 
-    /// As in `transformers`, a configuration that says whether BOS or EOS is added replaces the post-processor.
+    /// As in `transformers`, a post-processor that adds tokens decides alone; without one the configuration does.
     private func overrideTemplate(_ configuration: JSON?, _ parts: inout Tokenizer.Parts) {
         let flags = (configuration?["add_bos_token"]?.bool, configuration?["add_eos_token"]?.bool)
-        guard flags.0 != nil || flags.1 != nil else { return }
-        parts.postProcessor = PostProcessor(
-            bos: flags.0 ?? false ? parts.specialTokens.bos : nil, eos: flags.1 ?? false ? parts.specialTokens.eos : nil)
+        guard flags.0 == true || flags.1 == true, parts.postProcessor.template == nil else { return }
+        let template = PostProcessor(
+            bos: flags.0 ?? false ? parts.specialTokens.bos : nil, eos: flags.1 ?? false ? parts.specialTokens.eos : nil
+        )
+        parts.postProcessor.steps += template.steps
     }
 
     private func optionalJSON(_ name: String) throws -> JSON? {

@@ -160,6 +160,71 @@ struct FolderTests {
         #expect(tokenizer.encode("ab a") == [2, 3, 0])
     }
 
+    /// A folder's tokenizer is written as it was, with what encoding does not use; its limits can be read.
+    @Test func aFolderIsWrittenAsItWas() throws {
+        let json = tiny {
+            $0["truncation"] = ["direction": "Left", "max_length": 12, "strategy": "OnlyFirst", "stride": 3]
+            $0["padding"] = [
+                "strategy": ["Fixed": 16], "direction": "Left", "pad_to_multiple_of": 8, "pad_id": 5, "pad_type_id": 0,
+                "pad_token": "</s>",
+            ]
+        }
+        try withTemporaryFolder { folder in
+            let text = "\n " + json.compact + " \n"
+            try folder.write(text, to: "tokenizer.json")
+            try folder.write(#"{"eos_token": "</s>",   "model_max_length": 12}"#, to: "tokenizer_config.json")
+            let tokenizer = try Tokenizer(folder: folder.path)
+            #expect(tokenizer.truncation?.maxLength == 12 && tokenizer.truncation?.strategy == "OnlyFirst")
+            #expect(tokenizer.truncation?.stride == 3 && tokenizer.truncation?.direction == "Left")
+            #expect(
+                tokenizer.padding?.length == 16 && tokenizer.padding?.multiple == 8 && tokenizer.padding?.tokenID == 5)
+            #expect(tokenizer.encode(String(repeating: "ab ", count: 20)).count == 40)
+            try withTemporaryFolder { copy in
+                try tokenizer.write(toFolder: copy.path)
+                for name in ["tokenizer.json", "tokenizer_config.json"] {
+                    let contents = try [folder, copy].map { try Data(contentsOf: URL(filePath: $0.path + "/" + name)) }
+                    #expect(contents[0] == contents[1], "\(name)")
+                }
+            }
+        }
+    }
+
+    /// Whether BOS and EOS are added: as in `transformers` by the post-processor, whatever the configuration says.
+    @Test(arguments: ["{}", #"{"add_bos_token": false}"#, #"{"add_bos_token": true, "add_eos_token": true}"#])
+    func thePostProcessorDecidesWhatIsAdded(flags: String) async throws {
+        try await withTemporaryFolder { folder in
+            let json = tiny {
+                // The reference wants every field.
+                $0["version"] = "1.0"
+                $0["added_tokens"] = JSON(
+                    [("<s>", 4), ("</s>", 5)].map { content, id in
+                        [
+                            "id": JSON(id), "content": .string(content), "single_word": false, "lstrip": false,
+                            "rstrip": false, "normalized": false, "special": true,
+                        ]
+                    })
+                $0["pre_tokenizer"] = Pipeline.byteLevel()
+                $0["decoder"] = Pipeline.byteLevel()
+                $0["post_processor"] = Pipeline.template(first: 4, last: 5)
+            }
+            try folder.write(json.compact, to: "tokenizer.json")
+            var configuration = try JSON.parse(flags)
+            configuration["bos_token"] = "<s>"
+            configuration["eos_token"] = "</s>"
+            configuration["tokenizer_class"] = "PreTrainedTokenizerFast"
+            try folder.write(configuration.compact, to: "tokenizer_config.json")
+            let tokenizer = try Tokenizer(folder: folder.path)
+            let lines = ["ab a", "", "b"]
+            let result = try await Oracle.shared.call(
+                "tokenizers.folder",
+                ["path": .string(folder.path), "lines": JSON(lines.map { .string($0) }), "messages": []])
+            let expected = try #require(result["with_special"]?.array).map { try integers($0) }
+            #expect(lines.map { tokenizer.encode($0, addSpecialTokens: true) } == expected)
+            #expect(tokenizer.addsBOS == (expected[1].first == 4) && tokenizer.addsEOS == (expected[1].last == 5))
+            #expect(tokenizer.encode("<s>ab") == [4, 2])
+        }
+    }
+
     private static func sequence(_ key: String, _ types: [String]) -> JSON {
         .object(["type": "Sequence", key: JSON(types.map { ["type": .string($0)] })])
     }

@@ -61,8 +61,10 @@ struct Pipeline: Sendable, CustomTestStringConvertible {
     }
 
     /// `<s> A </s>`, and `<s> A </s> B:1 </s>:1`, or with BOS alone.
-    static func template(eos: Bool = true) -> JSON {
-        func special(_ id: String, _ type: Int) -> JSON { ["SpecialToken": ["id": .string(id), "type_id": JSON(type)]] }
+    static func template(eos: Bool = true, first: Int = 1, last: Int = 2) -> JSON {
+        func special(_ id: String, _ type: Int) -> JSON {
+            ["SpecialToken": ["id": .string(id), "type_id": JSON(type)]]
+        }
         func text(_ id: String, _ type: Int) -> JSON { ["Sequence": ["id": .string(id), "type_id": JSON(type)]] }
         let end: [JSON] = eos ? [special("</s>", 0)] : []
         let single: [JSON] = [special("<s>", 0), text("A", 0)] + end
@@ -70,7 +72,8 @@ struct Pipeline: Sendable, CustomTestStringConvertible {
             "type": "TemplateProcessing", "single": JSON(single),
             "pair": JSON(single + [text("B", 1)] + (eos ? [special("</s>", 1)] : [special("<s>", 1)])),
             "special_tokens": [
-                "<s>": ["id": "<s>", "ids": [1], "tokens": ["<s>"]], "</s>": ["id": "</s>", "ids": [2], "tokens": ["</s>"]],
+                "<s>": ["id": "<s>", "ids": [JSON(first)], "tokens": ["<s>"]],
+                "</s>": ["id": "</s>", "ids": [JSON(last)], "tokens": ["</s>"]],
             ],
         ]
     }
@@ -125,7 +128,8 @@ struct Pipeline: Sendable, CustomTestStringConvertible {
             ], decoder: byteLevel(),
             options: ["byte_level": true, "end_of_word_suffix": "</w>", "unk_token": "<unk>"]),
         Pipeline(
-            name: "Llama-2", normalizer: sequence("normalizers", ["type": "Prepend", "prepend": "\u{2581}"], visibleSpace),
+            name: "Llama-2",
+            normalizer: sequence("normalizers", ["type": "Prepend", "prepend": "\u{2581}"], visibleSpace),
             postProcessor: template(eos: false),
             decoder: sequence(
                 "decoders", replace("\u{2581}", " "), ["type": "ByteFallback"], ["type": "Fuse"], strip),
@@ -134,7 +138,8 @@ struct Pipeline: Sendable, CustomTestStringConvertible {
             name: "Mistral", preTokenizer: metaspace("first", split: false), postProcessor: template(eos: false),
             decoder: sequence(
                 "decoders", replace("\u{2581}", " "), ["type": "ByteFallback"], ["type": "Fuse"], strip),
-            options: fallback, added: [["content": "[INST]", "special": true], ["content": "[/INST]", "special": true]]),
+            options: fallback,
+            added: [["content": "[INST]", "special": true], ["content": "[/INST]", "special": true]]),
         Pipeline(
             name: "Gemma", normalizer: visibleSpace, preTokenizer: split(" ", "MergedWithPrevious", isRegex: false),
             postProcessor: template(eos: false),
@@ -173,20 +178,24 @@ struct Pipeline: Sendable, CustomTestStringConvertible {
         ]
     }
 
-    static let preTokenizers: [Pipeline] = [
-        ("Whitespace", ["type": "Whitespace"]), ("WhitespaceSplit", ["type": "WhitespaceSplit"]),
-        ("BertPreTokenizer", ["type": "BertPreTokenizer"]),
-        ("UnicodeScripts", ["type": "UnicodeScripts"]),
-        ("FixedLength", ["type": "FixedLength", "length": 3]),
-        ("CharDelimiterSplit", ["type": "CharDelimiterSplit", "delimiter": "e"]),
-        ("Digits", ["type": "Digits", "individual_digits": true]),
-        ("runs of digits", ["type": "Digits", "individual_digits": false]),
-        ("Metaspace always", metaspace("always")), ("Metaspace first", metaspace("first")),
-        ("Metaspace never", metaspace("never")), ("Metaspace unsplit", metaspace("always", split: false)),
-        ("words and Metaspace", sequence("pretokenizers", ["type": "WhitespaceSplit"], metaspace("first"))),
-        ("byte level", byteLevel()), ("byte level with prefix", byteLevel(prefix: true, regex: false)),
-        ("byte level and digits", sequence("pretokenizers", byteLevel(), ["type": "Digits", "individual_digits": true])),
-    ].map { Pipeline(name: $0.0, preTokenizer: $0.1) }
+    static let preTokenizers: [Pipeline] =
+        [
+            ("Whitespace", ["type": "Whitespace"]), ("WhitespaceSplit", ["type": "WhitespaceSplit"]),
+            ("BertPreTokenizer", ["type": "BertPreTokenizer"]),
+            ("UnicodeScripts", ["type": "UnicodeScripts"]),
+            ("FixedLength", ["type": "FixedLength", "length": 3]),
+            ("CharDelimiterSplit", ["type": "CharDelimiterSplit", "delimiter": "e"]),
+            ("Digits", ["type": "Digits", "individual_digits": true]),
+            ("runs of digits", ["type": "Digits", "individual_digits": false]),
+            ("Metaspace always", metaspace("always")), ("Metaspace first", metaspace("first")),
+            ("Metaspace never", metaspace("never")), ("Metaspace unsplit", metaspace("always", split: false)),
+            ("words and Metaspace", sequence("pretokenizers", ["type": "WhitespaceSplit"], metaspace("first"))),
+            ("byte level", byteLevel()), ("byte level with prefix", byteLevel(prefix: true, regex: false)),
+            (
+                "byte level and digits",
+                sequence("pretokenizers", byteLevel(), ["type": "Digits", "individual_digits": true])
+            ),
+        ].map { Pipeline(name: $0.0, preTokenizer: $0.1) }
         + ["Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"].flatMap { behavior in
             [
                 Pipeline(
@@ -202,12 +211,18 @@ struct Pipeline: Sendable, CustomTestStringConvertible {
 
     static let expressions = [
         #"\w"#, #"\W"#, #"\s+"#, #"\S"#, #"\d"#, #"\D"#, #"\h"#, #"\p{L}"#, #"\P{L}"#, #"\p{^Lu}"#, #"\p{Letter}"#,
-        #"\p{N}"#, #"\p{M}"#, #"\p{P}"#, #"\p{S}"#, #"\p{Z}"#, #"\p{Nd}"#, #"\p{Han}"#, #"\p{Hiragana}"#, #"\p{Latin}"#, #"\p{Arabic}"#, #"\p{Greek}+"#, #"\p{Cyrillic}"#,
-        #"[[:alpha:]]"#, #"[[:upper:]]"#, #"[[:lower:]]"#, #"[[:alnum:]]"#, #"[[:digit:]]"#, #"[[:space:]]"#, #"[[:punct:]]"#,
-        #"[[:^alpha:]\d]"#, #"[[:word:]]"#, #"[^\w\s]"#, #"[\W&&\S]"#, #"[a-z&&[^b]]"#, #"[\p{L}&&[^\p{Han}a]]"#, #"[^\S\r\n]"#,
-        #"\b"#, #"\B."#, #"(?i)s"#, #"(?i:k)"#, #"(?i)[k-s]"#, #"(?i:\u00e5)"#, #"(?i:σ)"#, #"a(?i)b|\."#, #"(?m:b.)"#, #"b.$"#, #"^a"#,
-        #"\x61"#, #"\x{0301}+"#, #"(?<!b) "#, #"(?<=a)."#, #"a{,2}b"#, #"(?:a|b){1}?"#, #"[^a]{2}+"#, #".??b"#, #"a*+."#, #"\.|(?<n>b)\g<n>?"#, "[一-龥぀-ゟ゠-ヿ]+",
-        #"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"#, #"\p{Alphabetic}"#, #"\R"#, #"\O\."#, #"[\]\[\-^&]"#, #"[b\]]"#, #"\Qb"#,
+        #"\p{N}"#, #"\p{M}"#, #"\p{P}"#, #"\p{S}"#, #"\p{Z}"#, #"\p{Nd}"#, #"\p{Han}"#, #"\p{Hiragana}"#, #"\p{Latin}"#,
+        #"\p{Arabic}"#, #"\p{Greek}+"#, #"\p{Cyrillic}"#,
+        #"[[:alpha:]]"#, #"[[:upper:]]"#, #"[[:lower:]]"#, #"[[:alnum:]]"#, #"[[:digit:]]"#, #"[[:space:]]"#,
+        #"[[:punct:]]"#,
+        #"[[:^alpha:]\d]"#, #"[[:word:]]"#, #"[^\w\s]"#, #"[\W&&\S]"#, #"[a-z&&[^b]]"#, #"[\p{L}&&[^\p{Han}a]]"#,
+        #"[^\S\r\n]"#,
+        #"\b"#, #"\B."#, #"(?i)s"#, #"(?i:k)"#, #"(?i)[k-s]"#, #"(?i:\u00e5)"#, #"(?i:σ)"#, #"a(?i)b|\."#, #"(?m:b.)"#,
+        #"b.$"#, #"^a"#,
+        #"\x61"#, #"\x{0301}+"#, #"(?<!b) "#, #"(?<=a)."#, #"a{,2}b"#, #"(?:a|b){1}?"#, #"[^a]{2}+"#, #".??b"#,
+        #"a*+."#, #"\.|(?<n>b)\g<n>?"#, "[一-龥぀-ゟ゠-ヿ]+",
+        #"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"#, #"\p{Alphabetic}"#, #"\R"#, #"\O\."#, #"[\]\[\-^&]"#, #"[b\]]"#,
+        #"\Qb"#,
         ##" ?[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]+"##,
     ]
 
@@ -235,7 +250,8 @@ struct Pipeline: Sendable, CustomTestStringConvertible {
             name: "added tokens", normalizer: ["type": "Lowercase"], preTokenizer: ["type": "Whitespace"],
             added: [
                 ["content": "Alone", "special": false, "single_word": true],
-                ["content": "[L]", "special": true, "lstrip": true], ["content": "[R]", "special": true, "rstrip": true],
+                ["content": "[L]", "special": true, "lstrip": true],
+                ["content": "[R]", "special": true, "rstrip": true],
                 ["content": "Norm", "special": false, "normalized": true],
                 ["content": "norm al", "special": false, "normalized": true, "lstrip": true],
                 ["content": "Raw", "special": false, "normalized": false], ["content": "RawNorm", "special": false],
