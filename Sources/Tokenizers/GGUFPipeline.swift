@@ -12,6 +12,8 @@ struct GGUFPipeline {
     var addsEOS = false
     /// Whether blanks at the ends of tokens are none of their places.
     var trimsBlanks = false
+    /// The token that takes the blanks before it; the file has no place to say so.
+    var blankTakingToken: String?
 
     /// The stages under the keys of a tokenizer.json.
     var json: JSON { ["normalizer": normalizer, "pre_tokenizer": preTokenizer, "decoder": decoder] }
@@ -28,14 +30,15 @@ extension GGUFPipeline {
         "llama-bpe": byteLevel(splits([llama3]), ignoresMerges: true, addsBOS: true),
         "qwen2": byteLevel(splits([qwen2]), normalizer: ["type": "NFC"]),
         "qwen35": byteLevel(splits([qwen35]), normalizer: ["type": "NFC"]),
-        "roberta-bpe": byteLevel([], addsBOS: true, addsEOS: true, trimsBlanks: true),
+        "roberta-bpe": byteLevel(
+            [], addsBOS: true, addsEOS: true, trimsBlanks: true, blankTakingToken: "<mask>"),
         "smollm": byteLevel([["type": "Digits", "individual_digits": true]], usesPattern: true),
         "tekken": byteLevel(splits([tekken]), ignoresMerges: true, addsBOS: true),
     ]
 
     private static func byteLevel(
         _ steps: [JSON], normalizer: JSON = .null, ignoresMerges: Bool = false, addsBOS: Bool = false,
-        addsEOS: Bool = false, trimsBlanks: Bool = false, usesPattern: Bool = false
+        addsEOS: Bool = false, trimsBlanks: Bool = false, usesPattern: Bool = false, blankTakingToken: String? = nil
     ) -> GGUFPipeline {
         let last: JSON = [
             "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
@@ -45,7 +48,8 @@ extension GGUFPipeline {
         return GGUFPipeline(
             normalizer: normalizer, preTokenizer: steps.isEmpty ? last : sequence,
             decoder: ["type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true],
-            ignoresMerges: ignoresMerges, addsBOS: addsBOS, addsEOS: addsEOS, trimsBlanks: trimsBlanks)
+            ignoresMerges: ignoresMerges, addsBOS: addsBOS, addsEOS: addsEOS, trimsBlanks: trimsBlanks,
+            blankTakingToken: blankTakingToken)
     }
 
     private static func splits(_ patterns: [String]) -> [JSON] {

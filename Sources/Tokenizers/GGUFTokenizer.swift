@@ -39,7 +39,6 @@ private struct GGUFTokenizerReader {
         parts.normalizer = try stages.component("normalizer").map { try NormalizerJSON.normalizer($0) }
         parts.decoder = try DecoderJSON.steps(stages.component("decoder"))
         parts.addedTokens = added
-        parts.addedTokensArePlain = true
         parts.specialTokens = special
         parts.stopTokenIDs = ([special.eos] + turns).compactMap(\.self) + known
         let addsBOS = try keys.flag("tokenizer.ggml.add_bos_token") ?? vocabulary.pipeline.addsBOS
@@ -57,7 +56,10 @@ private struct GGUFTokenizerReader {
         vocabulary.tokens.indices.compactMap { id in
             guard !vocabulary.tokens[id].utf8.isEmpty else { return nil }
             switch vocabulary.kinds[id] {
-            case .unknown, .control: return AddedToken(id: id, content: vocabulary.tokens[id], isSpecial: true)
+            case .unknown, .control:
+                let content = vocabulary.tokens[id]
+                let takesBlanks = vocabulary.pipeline.blankTakingToken == content
+                return AddedToken(id: id, content: content, isSpecial: true, lstrip: takesBlanks)
             case .userDefined:
                 return AddedToken(id: id, content: vocabulary.tokens[id], isSpecial: false, normalized: false)
             default: return nil
