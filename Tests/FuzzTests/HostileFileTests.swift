@@ -54,17 +54,24 @@ struct HostileFileTests {
 
     /// What the checks are worth: readers that misbehave on purpose are noticed.
     @Test(arguments: [
-        ("control-memory", 3, "MiB more than it may"), ("control-allocation", 134, "in /"),
-        ("control-outside", 3, "out of its folder, to outside.safetensors"), ("control-trap", 132, "in /"),
-        ("control-hang", 142, "in /"), ("control-error", 3, "the error is a CocoaError"),
-        ("control-nameless", 3, "does not name the file"),
+        ("control-memory", "MiB more than it may"),
+        ("control-outside", "out of its folder, to outside.safetensors"),
+        ("control-name", "out of its folder, to outside.safetensors"),
+        ("control-error", "the error is a CocoaError"),
+        ("control-nameless", "does not name the file"),
+        ("control-allocation", nil), ("control-trap", nil), ("control-hang", nil),
     ])
-    func aReaderThatMisbehavesIsNoticed(_ reader: String, status: Int32, words: String) async throws {
+    func aReaderThatMisbehavesIsNoticed(_ reader: String, words: String?) async throws {
         let command = try RunningCommand(
-            Self.fuzzer, [reader, "1", "20"], environment: ["OMP_NUM_THREADS": "1", "SWIFT_BACKTRACE": "enable=no"])
+            Self.fuzzer, [reader, "1", "2000"], environment: ["OMP_NUM_THREADS": "1", "SWIFT_BACKTRACE": "enable=no"])
         let result = try await command.wait(timeout: 60)
-        #expect(result.status == status, "\(result.output)\(result.errors)")
-        #expect(result.output.contains(words), "\(result.output)")
+        let report = "status \(result.status): \(result.output)\(result.errors)"
+        if let words {
+            #expect(result.status == 3 && result.output.contains(words), "\(report)")
+        } else {
+            // A signal has ended the process.
+            #expect(result.status > 128, "\(report)")
+        }
         if let line = result.output.split(separator: "\n").first, line.hasPrefix("in ") {
             try? FileManager.default.removeItem(atPath: String(line.dropFirst(3)))
         }

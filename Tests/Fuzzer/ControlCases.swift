@@ -4,7 +4,8 @@ import Foundation
 /// Readers that do what none may, to see that it is noticed: each misbehaves when the file says nothing that it expects.
 let controlCases: [FuzzCase] = [
     control("control-memory") { _ in
-        // Less than the process may have, more than a file of some bytes justifies.
+        // Once: less than the process may have, more than a file of some bytes justifies.
+        guard blackHole == 0 else { return }
         let bytes = [UInt8](repeating: 1, count: 150 << 20)
         blackHole = Int(bytes[bytes.count / 2])
     },
@@ -14,6 +15,11 @@ let controlCases: [FuzzCase] = [
         bytes.deallocate()
     },
     control("control-outside") { _ = try Seeds.text($0 + "/../outside.safetensors") },
+    // The names that the mutator puts into files do lead out of the folder.
+    FuzzCase("control-name", "names.json", .json, texts: ["{\"file\": \"names.json\"}"]) {
+        guard let name = (try? JSON.read(path: $0 + "/names.json"))?["file"]?.string else { return }
+        _ = try? Seeds.text($0 + "/" + name)
+    },
     control("control-trap") { _ in
         let values = [1, 2, 3]
         blackHole = values[blackHole + 3]

@@ -19,6 +19,8 @@ enum Outcome {
 /// A reader with the folder that it is given, in a folder of its own with a file that it must not touch.
 final class FuzzRun {
     static let folderName = "files"
+    /// The file beside the folder.
+    private static let outside = "outside.safetensors"
 
     let fuzzCase: FuzzCase
     /// Good contents of the file that changes.
@@ -41,7 +43,7 @@ final class FuzzRun {
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         try fuzzCase.prepare(folder)
         seeds = try fuzzCase.seeds()
-        let outside = parent + "/outside.safetensors"
+        let outside = parent + "/" + Self.outside
         if !FileManager.default.fileExists(atPath: outside) { try Seeds.write("outside", outside) }
         status = open(parent + "/status", O_WRONLY | O_CREAT | O_TRUNC, 0o600)
         watch = OutsideWatch(parent)
@@ -53,7 +55,7 @@ final class FuzzRun {
     func clear() { try? FileManager.default.removeItem(atPath: parent) }
 
     /// Words to be put into files: the format's, and the way out of the folder.
-    var words: [String] { fuzzCase.words + [parent + "/outside.safetensors"] }
+    var words: [String] { fuzzCase.words + ["../" + Self.outside, parent + "/" + Self.outside] }
 
     /// Writes which file comes next where it is found when the process ends.
     func note(_ number: Int) {
@@ -112,10 +114,18 @@ final class FuzzRun {
     /// From now on more memory than the reader may have is a defect.
     func limitMemory() { memoryLimit = Self.peakMemory() + fuzzCase.memory }
 
-    /// The most memory that the process has had, in bytes.
+    /// The most memory that the process has had, in bytes; 0 where the system does not say.
+    ///
+    /// Not that of `getrusage`, which begins with the memory of the process that started this one.
     static func peakMemory() -> Int {
-        var usage = rusage()
-        guard getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage) == 0 else { return 0 }
-        return Int(usage.ru_maxrss) << 10
+        var text = [CChar](repeating: 0, count: 4096)
+        let count = pread(statusFile, &text, text.count - 1, 0)
+        guard count > 0 else { return 0 }
+        return text.withUnsafeBufferPointer { text in
+            guard let start = text.baseAddress, let line = strstr(start, "VmHWM:") else { return 0 }
+            return strtol(line + 6, nil, 10) << 10
+        }
     }
+
+    private static let statusFile = open("/proc/self/status", O_RDONLY)
 }
