@@ -97,4 +97,4 @@ install: build ## Copy graft, its engine and LibTorch below PREFIX (/usr/local)
 	@scripts/install.sh "$(PREFIX)"
 
 clean: ## Remove what was built; keep what was fetched
-	@rm -rf .build .build-engine
+	@rm -rf .build .build-engine .build-fuzz
