@@ -68,9 +68,11 @@ public final class Llama: Backbone {
             time: time, past: past, given: context.mask, positions: keyPositions.map { (positions, $0) },
             device: device)
         var states = try embedding(ids, embedTokens.value())
-        for block in blocks { states = try block(states, rotary, masks, context) }
+        // What a sublayer computes is added to the stream by the norm that follows.
+        var delta: Tensor?
+        for block in blocks { (states, delta) = try block(states, adding: delta, rotary, masks, context) }
         context.cache?.advance(by: time)
-        return try norm(states)
+        return try norm(states, adding: delta).normed
     }
 }
 
@@ -97,11 +99,14 @@ private final class LlamaBlock {
         attention.parameters + mlp.linears.flatMap(\.parameters) + [inputNorm.weight, postAttentionNorm.weight]
     }
 
+    /// Returns the stream, and what is still to be added to it.
     func callAsFunction(
-        _ states: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
-    ) throws -> Tensor {
-        let attended = try states + attention(inputNorm(states), rotary, masks, context)
-        return try attended + mlp(postAttentionNorm(attended), context)
+        _ states: Tensor, adding delta: Tensor?, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks,
+        _ context: Context
+    ) throws -> (states: Tensor, delta: Tensor?) {
+        let input = try inputNorm(states, adding: delta)
+        let attended = try postAttentionNorm(input.sum, adding: attention(input.normed, rotary, masks, context))
+        return (attended.sum, try mlp(attended.normed, context))
     }
 }
 
@@ -152,9 +157,10 @@ private final class LlamaAttention {
     func callAsFunction(
         _ input: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
     ) throws -> Tensor {
-        let queries = try RotaryEmbedding.rotate(heads(query(input, context), queryNorm), rotary)
-        var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm), rotary)
-        var values = try heads(value(input, context), nil)
+        let projected = try Linear.outputs(of: [query, key, value], for: input, context)
+        var (queries, keys) = try RotaryEmbedding.rotate(
+            heads(projected[0], queryNorm), heads(projected[1], keyNorm), rotary)
+        var values = try heads(projected[2], nil)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
         let attended = try attend(queries, keys, values, masks)
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
@@ -208,6 +214,7 @@ private final class LlamaMLP {
     var linears: [Linear] { [gate, up, down] }
 
     func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
-        try down(silu(gate(input, context)) * up(input, context), context)
+        let inner = try Linear.outputs(of: [gate, up], for: input, context)
+        return try down(swiglu(gate: inner[0], up: inner[1]), context)
     }
 }

@@ -148,6 +148,13 @@ struct CapaBoostUpdate: LowRankUpdate {
         )
     }
 
+    /// With dropout, branches are terms of their own.
+    func term(for input: Tensor, of layer: Linear, in context: Context) throws -> LowRankTerm? {
+        guard context.dropout == nil || dropout == 0 else { return nil }
+        let (down, up) = try factors()
+        return LowRankTerm(down: down, up: up, scale: scale)
+    }
+
     /// In training every branch drops elements of its own.
     func output(for input: Tensor, of layer: Linear, in context: Context) throws -> Tensor {
         let frozen = try layer.base(input)
