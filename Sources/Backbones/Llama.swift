@@ -171,6 +171,9 @@ private final class LlamaAttention {
     private func attend(
         _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ masks: AttentionMasks
     ) throws -> Tensor {
+        if let window = masks.plainWindow(slidingWindow), try hasCausalAttention(queries) {
+            return try causalAttention(query: queries, key: keys, value: values, window: window)
+        }
         if PlainAttention.pays(queries, keys) {
             let bias = try masks.bias(slidingWindow: slidingWindow, dtype: queries.dtype)
             return try PlainAttention.attend(queries, keys, values, bias: bias)

@@ -78,6 +78,33 @@ public func rotated(
     return (results[0], results[1])
 }
 
+/// Whether ``causalAttention(query:key:value:window:lengths:)`` has a kernel for queries like these on this machine.
+///
+/// - Throws: `TorchError` when the engine cannot be loaded.
+public func hasCausalAttention(_ query: Tensor) throws -> Bool {
+    guard runsOwnKernels(query), case .bool(let has)? = try call("graft::has_attention", query).first else {
+        return false
+    }
+    return has
+}
+
+/// Attention in which each token sees itself and earlier ones, without a matrix of all scores, forward or backward.
+///
+/// - Parameters:
+///   - query: `[batch, heads, time, dim]`, of a dtype and size that ``hasCausalAttention(_:)`` is true for.
+///   - key: `[batch, heads or fewer, time, dim]`.
+///   - value: `[batch, heads or fewer, time, dim]`.
+///   - window: How many tokens each sees at most, itself included.
+///   - lengths: The rows of a packed sequence, of which each sees only its own; empty where there are none.
+/// - Returns: `[batch, heads, time, dim]`, in memory by time before heads.
+/// - Throws: `TorchError` when sizes differ or there is no kernel.
+public func causalAttention(
+    query: Tensor, key: Tensor, value: Tensor, window: Int = .max, lengths: [Int] = []
+) throws -> Tensor {
+    try callTensor(
+        "graft::attention", query, key, value, lengths, window, 1 / Double(query.size(-1)).squareRoot())
+}
+
 /// The portable forms, which the kernels are tested against.
 package enum Portable {
     package static func rmsNorm(_ input: Tensor, weight: Tensor, epsilon: Double) throws -> Tensor {

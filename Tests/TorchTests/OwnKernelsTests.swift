@@ -4,7 +4,7 @@ import Torch
 
 /// Graft's own kernels beside plain formulas in float64: values, and gradients into every input.
 @Suite struct OwnKernelsTests {
-    @Test("fused == unfused: norm", arguments: [[1, 1], [3, 37, 577], [2, 5, 64], [70, 576]])
+    @Test("fused == unfused: norm", arguments: [[1, 5], [3, 37, 577], [2, 5, 64], [70, 576]])
     func norm(shape: [Int]) throws {
         var random = SeededGenerator(seed: 301 + UInt64(shape.count))
         let weight = try Tensor.random([shape[shape.count - 1]], &random).to(dtype: .bfloat16)
@@ -105,6 +105,65 @@ import Torch
                             + Tensor.concatenate([halves[1], halves[0]], dimension: -1) * sin
                     }
                 })
+        }
+    }
+
+    @Test(
+        "fused == unfused: causal attention",
+        arguments: [
+            Heads(batch: 2, heads: 6, groups: 2, time: 37, dimension: 16),
+            Heads(batch: 4, heads: 3, groups: 3, time: 64, dimension: 32),
+            Heads(batch: 1, heads: 9, groups: 3, time: 601, dimension: 16),
+            Heads(batch: 1, heads: 4, groups: 2, time: 300, dimension: 80, lengths: [100, 1, 65, 134]),
+            Heads(batch: 2, heads: 2, groups: 1, time: 333, dimension: 16, window: 50),
+            Heads(batch: 1, heads: 2, groups: 2, time: 140, dimension: 16, lengths: [70, 70], window: 1),
+        ])
+    func attention(shape: Heads) throws {
+        var random = SeededGenerator(seed: 370 + UInt64(shape.time))
+        let like = try Tensor.zeros([1, 1, 1, shape.dimension])
+        guard try hasCausalAttention(like) else { return }
+        let visible = try shape.visible()
+        func plain(_ given: [Tensor]) throws -> [Tensor] {
+            let heads = try given.map { try $0.transposed(1, 2) }
+            // Every head of a group with a copy of its keys and values.
+            let shared = shape.heads / shape.groups
+            let (keys, values) = (
+                try callTensor("aten::repeat_interleave.self_int", heads[1], shared, 1),
+                try callTensor("aten::repeat_interleave.self_int", heads[2], shared, 1)
+            )
+            let scores = try heads[0].matmul(keys.transposed()) * (1 / Double(shape.dimension).squareRoot())
+            let hidden = try callTensor("aten::logical_not", visible)
+            let masked = try callTensor("aten::masked_fill.Scalar", scores, hidden, -Double.infinity)
+            return [try softmax(masked).matmul(values)]
+        }
+        try compare(
+            [shape.heads, shape.groups, shape.groups].map { [shape.batch, shape.time, $0, shape.dimension] }, &random,
+            own: {
+                [
+                    try causalAttention(
+                        query: $0[0].transposed(1, 2), key: $0[1].transposed(1, 2), value: $0[2].transposed(1, 2),
+                        window: shape.window, lengths: shape.lengths)
+                ]
+            }, portable: plain, formula: plain)
+    }
+
+    struct Heads: Sendable {
+        var batch: Int
+        var heads: Int
+        var groups: Int
+        var time: Int
+        var dimension: Int
+        var lengths: [Int] = []
+        var window = Int.max
+
+        /// Which keys each query sees, bool `[time, time]`.
+        func visible() throws -> Tensor {
+            let rows = lengths.enumerated().flatMap { Array(repeating: $0.offset, count: $0.element) }
+            return try Tensor(
+                (0..<time * time).map { place in
+                    let (query, key) = (place / time, place % time)
+                    return key <= query && query - key < window && (rows.isEmpty || rows[query] == rows[key])
+                }, shape: [time, time])
         }
     }
 
