@@ -18,13 +18,13 @@ PRODUCTS := .build/release
 ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 # Off a terminal (CI, logs) SwiftPM prints a line a file: keep to warnings and errors there.
 QUIET := $(shell [ -t 1 ] || echo --quiet)
-SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples)
+SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench format lint install clean
+.PHONY: help setup oracle build engine packages test demo bench bench-tokenizer format lint install clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
-	    printf '  make %-9s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
+	    printf '  make %-15s %s\n' "$$name" "$$text"; done
 
 setup: ## Fetch LibTorch, the demo's model and data into .graft (LIBTORCH=<version or folder> selects another LibTorch)
 	@scripts/setup.sh
@@ -65,6 +65,10 @@ demo: build ## Fine-tune SmolLM2-135M on real data and show what it learnt
 
 bench: oracle build ## Measure speed and memory beside peft and transformers
 	@scripts/bench.sh
+
+bench-tokenizer: oracle packages ## Measure the tokenizers' speed beside the tokenizers package
+	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product TokenizerBenchmark
+	@.graft/oracle/bin/python Benchmarks/tokenizer.py
 
 format: ## Rewrite the Swift files in the project's format
 	@$(SWIFT) format --in-place --recursive --parallel $(SWIFT_FILES)

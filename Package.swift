@@ -65,6 +65,9 @@ let package = Package(
         .executableTarget(
             name: "Quickstart", dependencies: ["Graft"], path: "Examples/Quickstart", swiftSettings: settings),
         .executableTarget(
+            name: "TokenizerBenchmark", dependencies: ["Tokenizers"], path: "Benchmarks/Tokenizer",
+            swiftSettings: settings),
+        .executableTarget(
             name: "GraftCLI",
             dependencies: ["Graft", .product(name: "ArgumentParser", package: "swift-argument-parser")],
             swiftSettings: settings, linkerSettings: staticRuntime),

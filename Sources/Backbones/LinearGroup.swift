@@ -13,10 +13,14 @@ extension Linear {
     /// - Returns: `[..., out]` for each layer.
     /// - Throws: `TorchError` when the input's size differs; what adapters throw.
     static func outputs(of layers: [Linear], for input: Tensor, _ context: Context) throws -> [Tensor] {
-        if let together = try frozen(layers, input, context) { return try frozenLinears(together, input) }
+        if let together = try frozen(layers, input, context) {
+            return try zip(layers, frozenLinears(together, input)).map { try context.observed($1, $0.path) }
+        }
         return try layers.map { layer in
-            guard let adapter = layer.adapter, context.usesAdapters else { return try layer.base(input) }
-            return try adapter.output(for: input, of: layer, in: context)
+            guard let adapter = layer.adapter, context.usesAdapters else {
+                return try context.observed(layer.base(input), layer.path)
+            }
+            return try context.observed(adapter.output(for: input, of: layer, in: context), layer.path)
         }
     }
 

@@ -54,37 +54,42 @@ public final class Llama: Backbone {
 
     /// The final hidden states of token ids, see ``Backbone/hiddenStates(_:_:)``.
     ///
-    /// - Throws: `ModelError` when the ids are no batch or the cache is full; `TorchError` when an id is unknown.
+    /// - Throws: `ModelError` when the ids are no batch, packed rows do not fit them, or the cache is full; `TorchError`
+    ///   when an id is unknown.
     public func hiddenStates(_ ids: Tensor, _ context: Context) throws -> Tensor {
         guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
+        try context.segments?.requireFit(ids, context)
         let past = context.cache?.length ?? 0
         let time = ids.size(1)
         let given = try context.positions.map { try $0.rank == 1 ? $0.unsqueezed(0) : $0 }
-        let positions = try given ?? Tensor.arange(past, past + time, device: device).unsqueezed(0)
+        let positions =
+            try given ?? context.segments?.positions(device: device)
+            ?? Tensor.arange(past, past + time, device: device).unsqueezed(0)
         let keyPositions = try context.cache.map { try $0.notePositions(given, time: time, device: device) } ?? given
         let rotary = try configuration.rotary.table(
-            positions: positions, length: context.length ?? past + time, dtype: dtype)
+            positions: positions, length: context.length ?? context.segments?.longest ?? past + time, dtype: dtype)
         let masks = AttentionMasks(
             time: time, past: past, given: context.mask, positions: keyPositions.map { (positions, $0) },
-            device: device)
-        var states = try embedding(ids, embedTokens.value())
+            segments: context.segments, device: device)
+        var states = try context.observed(embedding(ids, embedTokens.value()), embedTokens.modulePath)
         // What a sublayer computes is added to the stream by the norm that follows.
         var delta: Tensor?
         for block in blocks { (states, delta) = try block(states, adding: delta, rotary, masks, context) }
         context.cache?.advance(by: time)
-        return try norm(states, adding: delta).normed
+        return try norm(states, adding: delta, context).normed
     }
 }
 
 /// One block: attention and MLP, each on normalised input and added to the stream.
 private final class LlamaBlock {
+    private let path: String
     private let attention: LlamaAttention
     private let mlp: LlamaMLP
     private let inputNorm: RMSNorm
     private let postAttentionNorm: RMSNorm
 
     init(_ configuration: LlamaConfiguration, layer: Int, _ weights: LlamaWeights) throws {
-        let path = "model.layers.\(layer)"
+        path = "model.layers.\(layer)"
         attention = try LlamaAttention(configuration, layer: layer, path: path + ".self_attn", weights)
         mlp = try LlamaMLP(configuration, layer: layer, path: path + ".mlp", weights)
         inputNorm = try weights.norm(
@@ -104,9 +109,12 @@ private final class LlamaBlock {
         _ states: Tensor, adding delta: Tensor?, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks,
         _ context: Context
     ) throws -> (states: Tensor, delta: Tensor?) {
-        let input = try inputNorm(states, adding: delta)
-        let attended = try postAttentionNorm(input.sum, adding: attention(input.normed, rotary, masks, context))
-        return (attended.sum, try mlp(attended.normed, context))
+        let input = try inputNorm(states, adding: delta, context)
+        let attended = try postAttentionNorm(
+            input.sum, adding: attention(input.normed, rotary, masks, context), context)
+        let output = try mlp(attended.normed, context)
+        guard context.observer != nil else { return (attended.sum, output) }
+        return (try context.observed(attended.sum + output, path), nil)
     }
 }
 
@@ -118,6 +126,7 @@ private final class LlamaAttention {
     private let output: Linear
     private let queryNorm: RMSNorm?
     private let keyNorm: RMSNorm?
+    private let path: String
     private let layer: Int
     private let headDimension: Int
     private let slidingWindow: Int?
@@ -143,6 +152,7 @@ private final class LlamaAttention {
         }
         queryNorm = try headNorm("q_norm")
         keyNorm = try headNorm("k_norm")
+        self.path = path
         self.layer = layer
         headDimension = dimension
         slidingWindow = configuration.slidingWindow(layer: layer)
@@ -159,21 +169,39 @@ private final class LlamaAttention {
     ) throws -> Tensor {
         let projected = try Linear.outputs(of: [query, key, value], for: input, context)
         var (queries, keys) = try RotaryEmbedding.rotate(
-            heads(projected[0], queryNorm), heads(projected[1], keyNorm), rotary)
-        var values = try heads(projected[2], nil)
+            heads(projected[0], queryNorm, context), heads(projected[1], keyNorm, context), rotary)
+        var values = try heads(projected[2], nil, context)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
-        let attended = try attend(queries, keys, values, masks)
+        let attended = try context.observed(attendInRows(queries, keys, values, masks), path)
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
         return try output(attended.transposed(1, 2).reshaped([input.size(0), input.size(1), -1]), context)
+    }
+
+    /// Attention within each row of a packed sequence by itself, so that there is no mask of all tokens by all.
+    private func attendInRows(
+        _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ masks: AttentionMasks
+    ) throws -> Tensor {
+        if let window = masks.plainWindow(slidingWindow), try hasCausalAttention(queries) {
+            return try causalAttention(
+                query: queries, key: keys, value: values, window: window, lengths: masks.segments ?? [])
+        }
+        guard let lengths = masks.segments, lengths.count > 1 else { return try attend(queries, keys, values, masks) }
+        // Splitting once has one backward step for all rows; views one by one would have one of the full size each.
+        let (queries, keys, values) = (
+            try queries.split(lengths, dimension: 2), try keys.split(lengths, dimension: 2),
+            try values.split(lengths, dimension: 2)
+        )
+        let rows = try lengths.indices.map { row in
+            try attend(queries[row], keys[row], values[row], masks.row(length: lengths[row])).transposed(1, 2)
+        }
+        // Put together in the order in which the output projection reads: [1, time, heads, dim].
+        return try Tensor.concatenate(rows, dimension: 1).transposed(1, 2)
     }
 
     /// Attention of `[batch, heads, time, dim]` to `[batch, heads or fewer, keys, dim]`, in the fastest form.
     private func attend(
         _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ masks: AttentionMasks
     ) throws -> Tensor {
-        if let window = masks.plainWindow(slidingWindow), try hasCausalAttention(queries) {
-            return try causalAttention(query: queries, key: keys, value: values, window: window)
-        }
         if PlainAttention.pays(queries, keys) {
             let bias = try masks.bias(slidingWindow: slidingWindow, dtype: queries.dtype)
             return try PlainAttention.attend(queries, keys, values, bias: bias)
@@ -191,9 +219,9 @@ private final class LlamaAttention {
     }
 
     /// `[batch, time, heads * dim]` to `[batch, heads, time, dim]`, normalised where the model does so.
-    private func heads(_ projected: Tensor, _ norm: RMSNorm?) throws -> Tensor {
+    private func heads(_ projected: Tensor, _ norm: RMSNorm?, _ context: Context) throws -> Tensor {
         let split = try projected.reshaped([projected.size(0), projected.size(1), -1, headDimension])
-        return try (norm?(split) ?? split).transposed(1, 2)
+        return try (norm?(split, context) ?? split).transposed(1, 2)
     }
 }
 
@@ -202,6 +230,7 @@ private final class LlamaMLP {
     private let gate: Linear
     private let up: Linear
     private let down: Linear
+    private let path: String
 
     init(_ configuration: LlamaConfiguration, layer: Int, path: String, _ weights: LlamaWeights) throws {
         let (hidden, inner) = (configuration.hiddenSize, configuration.intermediateSize)
@@ -212,12 +241,14 @@ private final class LlamaMLP {
         gate = try projection("gate_proj", .gate, out: inner, in: hidden)
         up = try projection("up_proj", .up, out: inner, in: hidden)
         down = try projection("down_proj", .down, out: hidden, in: inner)
+        self.path = path
     }
 
     var linears: [Linear] { [gate, up, down] }
 
     func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
         let inner = try Linear.outputs(of: [gate, up], for: input, context)
-        return try down(swiglu(gate: inner[0], up: inner[1]), context)
+        let product = try swiglu(gate: inner[0], up: inner[1])
+        return try down(context.observed(product, path + ".act_fn"), context)
     }
 }

@@ -12,6 +12,11 @@ public final class RMSNorm {
         self.epsilon = epsilon
     }
 
+    /// As the plain form, for a forward pass whose observer sees the result.
+    func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
+        try context.observed(self(input), weight.modulePath)
+    }
+
     /// `x / sqrt(mean(x^2) + epsilon) * weight`, of the input's shape and dtype.
     ///
     /// - Throws: `TorchError` when the last size differs from the weight's.
@@ -22,8 +27,11 @@ public final class RMSNorm {
     /// The sum of two tensors and its norm.
     ///
     /// - Throws: `TorchError` when the shapes differ or the last size is not the weight's.
-    func callAsFunction(_ input: Tensor, adding delta: Tensor?) throws -> (sum: Tensor, normed: Tensor) {
-        guard let delta else { return (input, try self(input)) }
-        return try addedRMSNorm(input, delta, weight: weight.value(), epsilon: epsilon)
+    func callAsFunction(
+        _ input: Tensor, adding delta: Tensor?, _ context: Context
+    ) throws -> (sum: Tensor, normed: Tensor) {
+        guard let delta else { return (input, try self(input, context)) }
+        let result = try addedRMSNorm(input, delta, weight: weight.value(), epsilon: epsilon)
+        return (result.sum, try context.observed(result.normed, weight.modulePath))
     }
 }

@@ -7,9 +7,12 @@ struct TrainCommand: ParsableCommand {
         commandName: "train",
         abstract: "Train an adapter for a model on the rows of a file.",
         discussion: """
-            A row is {"text"}, {"prompt", "completion"} or {"messages"}. The run folder holds the recipe, the metrics, \
-            the adapter and the checkpoints. Ctrl-C stops after the current step and writes a checkpoint, from which \
-            --resume goes on; it needs no option but --output.
+            Files are JSONL, JSON, CSV or TSV, each also gzip'd; a row is {"text"}, {"prompt", "completion"}, {"messages"}, \
+            {"instruction", "input", "output"} or {"conversations"}, other columns are named by --column. The run \
+            folder holds the recipe, the metrics, the adapter and the checkpoints. Ctrl-C stops after the current step \
+            and writes a checkpoint, from which --resume goes on; it needs no option but --output. Under torchrun, or \
+            any launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, the processes share each step's rows \
+            and learn the same as one.
             """)
 
     @Option(help: ArgumentHelp("A recipe, as in a run folder; options below win over it.", valueName: "file"))
@@ -45,7 +48,10 @@ struct TrainCommand: ParsableCommand {
         guard let output else { throw ValidationError("Give --output, the folder of the run (or --dry-run).") }
         let result =
             try resume ? Trainer.resume(output, recipe: recipe) : Trainer.run(recipe, output: output)
-        try json ? Output.write(result.json) : Output.write(Self.text(result))
+        // Of several processes that share a run, one speaks.
+        if try LaunchEnvironment.current()?.rank ?? 0 == 0 {
+            try json ? Output.write(result.json) : Output.write(Self.text(result))
+        }
         if result.isInterrupted { throw ExitCode(ExitStatus.interrupted) }
     }
 

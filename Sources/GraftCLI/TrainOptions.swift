@@ -6,11 +6,15 @@ struct TrainOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The model: a Hugging Face folder, a GGUF file or an alias.", valueName: "path"))
     var model: String?
 
-    @Option(help: ArgumentHelp("The JSONL file to learn from.", valueName: "file"))
-    var data: String?
+    @Option(
+        help: ArgumentHelp(
+            "A file to learn from, perhaps with a weight as in more.csv=0.5; may be repeated.", valueName: "file"))
+    var data: [String] = []
 
-    @Option(help: ArgumentHelp("A JSONL file of held-out rows.", valueName: "file"))
+    @Option(help: ArgumentHelp("A file of held-out rows.", valueName: "file"))
     var evalData: String?
+
+    @OptionGroup(title: "Rows") var rows: RowOptions
 
     @Option(help: ArgumentHelp("How to adapt; 'graft methods' lists the names. (default: lora)", valueName: "name"))
     var method: String?
@@ -29,6 +33,17 @@ struct TrainOptions: ParsableArguments {
 
     @Option(help: ArgumentHelp("Forward passes of one optimiser step. (default: 1)", valueName: "count"))
     var accumulate: Int?
+
+    @Flag(
+        inversion: .prefixedNo,
+        help: "Whether the rows of a forward pass lie in one sequence, each for itself. (default: --no-packing)")
+    var packing: Bool?
+
+    @Option(
+        help: ArgumentHelp(
+            "The most tokens of one forward pass, which then holds as many rows as fit. (default: --batch-size rows)",
+            valueName: "count"))
+    var batchTokens: Int?
 
     @Option(help: ArgumentHelp("Tokens beyond this many are cut off each row. (default: 1024)", valueName: "count"))
     var maxLength: Int?
@@ -107,7 +122,8 @@ struct TrainOptions: ParsableArguments {
             if let value { recipe[keyPath: place] = value }
         }
         take(model, \.model)
-        take(data, \.data)
+        if !data.isEmpty { recipe.dataSources = data.map { DataSource(argument: $0) } }
+        rows.apply(to: &recipe)
         take(evalData, \.evalData)
         try takeMethod(&recipe)
         // Of two ways to say one thing, the one that was given now counts.
@@ -118,6 +134,8 @@ struct TrainOptions: ParsableArguments {
         take(epochs, \.epochs)
         take(batchSize, \.batchSize)
         take(accumulate, \.gradientAccumulationSteps)
+        take(packing, \.packing)
+        take(batchTokens, \.batchTokens)
         take(maxLength, \.maxLength)
         take(lr, \.learningRate)
         take(schedule, \.schedule)

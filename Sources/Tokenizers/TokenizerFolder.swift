@@ -31,11 +31,19 @@ private struct TokenizerFolderReader {
         parts.specialTokens = SpecialTokens(
             bos: try role("bos_token"), eos: try role("eos_token"), pad: try role("pad_token"),
             unk: try role("unk_token"))
-        parts.addsBOS = configuration?["add_bos_token"]?.bool ?? false
-        parts.addsEOS = configuration?["add_eos_token"]?.bool ?? false
+        overrideTemplate(configuration, &parts)
+        parts.files = try TokenizerFiles(folder: folder)
         parts.stopTokenIDs = [parts.specialTokens.eos].compactMap(\.self) + (try generationStops())
         parts.chatTemplateSource = try chatTemplate(configuration)
         return parts
+    }
+
+    /// As in `transformers`, a configuration that says whether BOS or EOS is added replaces the post-processor.
+    private func overrideTemplate(_ configuration: JSON?, _ parts: inout Tokenizer.Parts) {
+        let flags = (configuration?["add_bos_token"]?.bool, configuration?["add_eos_token"]?.bool)
+        guard flags.0 != nil || flags.1 != nil else { return }
+        parts.postProcessor = PostProcessor(
+            bos: flags.0 ?? false ? parts.specialTokens.bos : nil, eos: flags.1 ?? false ? parts.specialTokens.eos : nil)
     }
 
     private func optionalJSON(_ name: String) throws -> JSON? {
@@ -54,8 +62,7 @@ private struct TokenizerFolderReader {
 
     /// The number of a token with a role; such a token is recognised in text, as `transformers` does it.
     private func addedID(_ text: String, _ name: String, _ parts: inout Tokenizer.Parts) throws -> Int {
-        let bytes = Array(text.utf8)
-        guard let id = bytes.withUnsafeBufferPointer({ $0.isEmpty ? nil : parts.written.number(of: $0) }) else {
+        guard let id = parts.id(of: text) else {
             throw TokenizerError(
                 "\(folder)/tokenizer_config.json names \(pythonRepr(text)) as \"\(name)\", but tokenizer.json has no "
                     + "such token; add it there or take the line out")

@@ -5,11 +5,15 @@ import Tokenizers
 enum DataRow: Equatable {
     case text(String)
     case completion(prompt: String, completion: String)
-    case messages([ChatMessage])
+    case messages(ChatConversation)
+    /// A request, perhaps with an input, and its answer: rows as Alpaca has them.
+    case instruction(String, output: String)
+    /// Turns with `from` and `value`: rows as ShareGPT has them.
+    case conversation([ChatMessage])
 
     private static let forms =
-        "a row is {\"text\"}, {\"prompt\", \"completion\"} or {\"messages\"}"
-    private static let keys = ["text", "prompt", "completion", "messages"]
+        "a row is {\"text\"}, {\"prompt\", \"completion\"}, {\"messages\"}, {\"instruction\", \"output\"} or "
+        + "{\"conversations\"}"
 
     /// Reads a row.
     ///
@@ -18,18 +22,26 @@ enum DataRow: Equatable {
         guard let row = json.object else {
             throw TrainingError("expected a JSON object, found \(json.kind); \(Self.forms)")
         }
-        for key in row.keys where !Self.keys.contains(key) {
+        for key in row.keys where !RowColumns.keys.contains(key) {
             throw TrainingError(
-                "the key \(JSON(key).compact) is unknown.\(suggestion(for: key, in: Self.keys)) Expected other keys: "
+                "the key \(JSON(key).compact) is unknown.\(suggestion(for: key, in: RowColumns.keys)) Expected other keys: "
                     + Self.forms)
+        }
+        if row["messages"] != nil, Set(row.keys).isSubset(of: RowColumns.conversationKeys) {
+            self = .messages(try Self.conversation(json))
+            return
         }
         switch Set(row.keys) {
         case ["text"]: self = .text(try Self.string(row, "text"))
         case ["prompt", "completion"]:
             self = .completion(prompt: try Self.string(row, "prompt"), completion: try Self.string(row, "completion"))
-        case ["messages"]: self = .messages(try Self.messages(row["messages"] ?? .null))
+        case ["instruction", "output"], ["instruction", "input", "output"]:
+            self = .instruction(try Self.request(row), output: try Self.string(row, "output"))
+        case ["conversations"]: self = .conversation(try Self.turns(row["conversations"] ?? .null))
         case ["prompt"]: throw TrainingError("the row has a \"prompt\" but no \"completion\"")
         case ["completion"]: throw TrainingError("the row has a \"completion\" but no \"prompt\"")
+        case ["instruction"], ["instruction", "input"]:
+            throw TrainingError("the row has an \"instruction\" but no \"output\"")
         case []: throw TrainingError("the row is empty; \(Self.forms)")
         default:
             let found = row.keys.map { "\"\($0)\"" }.joined(separator: ", ")
@@ -37,7 +49,7 @@ enum DataRow: Equatable {
         }
     }
 
-    private static func string(_ row: KeyedList<JSON>, _ key: String, where place: String = "") throws -> String {
+    private static func string(_ row: KeyedList<JSON>, _ key: String, at place: String = "") throws -> String {
         guard let value = row[key] else { throw TrainingError("\(place)the key \"\(key)\" is missing") }
         guard let text = value.string else {
             throw TrainingError("\(place)\"\(key)\" is \(value.kind); expected a string")
@@ -46,24 +58,47 @@ enum DataRow: Equatable {
         return text
     }
 
-    private static func messages(_ json: JSON) throws -> [ChatMessage] {
+    /// An instruction with its input, which may be missing or empty, after an empty line.
+    private static func request(_ row: KeyedList<JSON>) throws -> String {
+        let instruction = try string(row, "instruction")
+        guard let input = row["input"], !input.isNull else { return instruction }
+        guard let text = input.string else { throw TrainingError("\"input\" is \(input.kind); expected a string") }
+        return text.isEmpty ? instruction : instruction + "\n\n" + text
+    }
+
+    /// Turns with `from` and `value` as messages.
+    private static func turns(_ json: JSON) throws -> [ChatMessage] {
         guard let items = json.array else {
-            throw TrainingError("\"messages\" is \(json.kind); expected an array of {\"role\", \"content\"}")
+            throw TrainingError("\"conversations\" is \(json.kind); expected an array of {\"from\", \"value\"}")
         }
-        guard !items.isEmpty else { throw TrainingError("\"messages\" is empty; expected at least one turn") }
-        let keys = ["role", "content"]
+        guard !items.isEmpty else { throw TrainingError("\"conversations\" is empty; expected at least one turn") }
+        let keys = ["from", "value"]
+        let roles = ["system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"]
         return try items.enumerated().map { index, item in
-            let place = "message \(index + 1): "
-            guard let message = item.object else {
-                throw TrainingError("\(place)expected an object {\"role\", \"content\"}, found \(item.kind)")
+            let place = "turn \(index + 1): "
+            guard let turn = item.object else {
+                throw TrainingError("\(place)expected an object {\"from\", \"value\"}, found \(item.kind)")
             }
-            for key in message.keys where !keys.contains(key) {
+            for key in turn.keys where !keys.contains(key) {
                 throw TrainingError(
                     "\(place)the key \(JSON(key).compact) is unknown.\(suggestion(for: key, in: keys)) Expected "
-                        + "\"role\" and \"content\"")
+                        + "\"from\" and \"value\"; turns with \"role\" and \"content\" are called \"messages\"")
             }
-            return ChatMessage(
-                role: try string(message, "role", where: place), content: try string(message, "content", where: place))
+            let speaker = try string(turn, "from", at: place)
+            guard let role = roles[speaker] else {
+                throw TrainingError(
+                    "\(place)\"from\" is \(JSON(speaker).compact).\(suggestion(for: speaker, in: roles.keys.sorted())) "
+                        + "Expected system, human or gpt")
+            }
+            return ChatMessage(role: role, content: try string(turn, "value", at: place))
+        }
+    }
+
+    private static func conversation(_ json: JSON) throws -> ChatConversation {
+        do {
+            return try ChatConversation(json: json)
+        } catch let error as TemplateError {
+            throw TrainingError(error.message)
         }
     }
 }
@@ -82,7 +117,13 @@ struct RowEncoder {
         case .text(let text): return try plain(text, supervisedFrom: 0, line: line)
         case .completion(let prompt, let completion):
             return try plain(prompt + completion, supervisedFrom: prompt.utf8.count, line: line)
-        case .messages(let messages): return try chat(messages, line: line)
+        case .messages, .conversation: return try chat(row, line: line)
+        case .instruction(let request, let output):
+            guard template != nil else {
+                let prompt = request + "\n\n"
+                return try plain(prompt + output, supervisedFrom: prompt.utf8.count, line: line)
+            }
+            return try chat(row, line: line)
         }
     }
 
@@ -106,21 +147,15 @@ struct RowEncoder {
     }
 
     /// A conversation whose tokens are supervised where they reach into a turn of the assistant.
-    private func chat(_ messages: [ChatMessage], line: Int) throws -> Example {
+    private func chat(_ row: DataRow, line: Int) throws -> Example {
         guard let template else {
             throw TrainingError("the row has \"messages\", but the model has no chat template")
         }
-        let rendered = try template.renderWithAssistantSpans(messages: messages)
-        let encoding = tokenizer.encodeWithRanges(rendered.text)
-        var spans = rendered.spans[...]
-        let supervised = encoding.ranges.map { range in
-            // Tokens and spans both ascend: a span that ends before this token ends before all later ones.
-            while let span = spans.first, span.upperBound <= range.lowerBound { spans.removeFirst() }
-            return spans.first?.overlaps(range) ?? false
-        }
+        let conversation = row.conversation
+        let example = try ChatEncoder(tokenizer, template: template).example(conversation)
         return try checked(
-            Example(ids: encoding.ids, supervised: supervised, line: line),
-            messages.contains { $0.role == "assistant" } ? "" : ": no message has the role \"assistant\"")
+            Example(ids: example.ids, supervised: example.supervised, line: line),
+            conversation.messages.contains { $0.role == "assistant" } ? "" : ": no message has the role \"assistant\"")
     }
 
     private func checked(_ example: Example, _ reason: String) throws -> Example {

@@ -32,17 +32,24 @@ extension LanguageModel {
     /// A row's question is its `prompt`, or its `messages` without the last, which is the assistant's.
     ///
     /// - Parameters:
-    ///   - path: A JSONL file of rows with `prompt` and `completion`, or with `messages`.
+    ///   - path: A file of rows with a prompt or a conversation.
+    ///   - columns: For keys of a row the column that each is read from; empty: rows are read as they are.
     ///   - batchSize: Rows that are answered at once.
     /// - Throws: `FormatError` naming file and line of a row without an answer; `ModelError` when a row does not fit
     ///   the model's context.
-    public func exactMatch(on path: String, batchSize: Int = 8) throws -> ExactMatch {
-        let file = try JSONLines(path: path)
-        let questions = try file.rows().map { row in
+    public func exactMatch(
+        on path: String, columns: KeyedList<String> = [:], batchSize: Int = 8
+    ) throws -> ExactMatch {
+        let file = try RowFile(path: path)
+        let reader = try RowColumns(columns)
+        var questions: [Question] = []
+        try file.forEach { row in
+            let value = try row.value.get()
             do {
-                return try Question(DataRow(row.value), line: row.line, model: self)
+                let data = try reader.row(value, isTable: file.format == .csv || file.format == .tsv)
+                questions.append(try Question(data, line: row.line, model: self))
             } catch {
-                throw file.error("\(error)", in: row)
+                throw file.error("\(error)", line: row.line)
             }
         }
         guard !questions.isEmpty else {
@@ -56,13 +63,6 @@ extension LanguageModel {
             for (index, row) in zip(chosen, try answers(to: chosen.map { questions[$0] })) { rows[index] = row }
         }
         return ExactMatch(rows: rows.compactMap { $0 })
-    }
-
-    /// A text as the tokens that training puts before the rest of its row: no end-of-sequence token follows.
-    package func promptTokens(_ text: String) -> [Int] {
-        let ids = tokenizer.encode(text)
-        guard tokenizer.addsBOS, let bos = tokenizer.specialTokens.bos, ids.first != bos else { return ids }
-        return [bos] + ids
     }
 
     private func answers(to questions: [Question]) throws -> [ExactMatch.Row] {
@@ -91,15 +91,18 @@ private struct Question {
         case .completion(let prompt, let completion):
             ids = model.promptTokens(prompt)
             expected = completion
-        case .messages(let messages):
-            guard let template = model.chatTemplate else {
+        case .instruction(let request, let output) where model.chatTemplate == nil:
+            ids = model.promptTokens(request + "\n\n")
+            expected = output
+        case .messages, .conversation, .instruction:
+            guard model.chatTemplate != nil else {
                 throw TrainingError("the row has \"messages\", but the model has no chat template")
             }
-            guard let last = messages.last, last.role == "assistant" else {
+            var conversation = row.conversation
+            guard let last = conversation.messages.popLast(), last.role == "assistant" else {
                 throw TrainingError("the last message is not the assistant's, so there is no answer to compare with")
             }
-            ids = model.tokenizer.encode(
-                try template.render(messages: Array(messages.dropLast()), addGenerationPrompt: true))
+            ids = try model.promptTokens(conversation)
             expected = last.content
         }
         guard !ids.isEmpty else { throw TrainingError("the prompt has no tokens") }

@@ -156,37 +156,56 @@ struct FolderTests {
         #expect(tokenizer.chatTemplateSource == "yes")
         #expect(tokenizer.encode("ab a", addSpecialTokens: true) == [4, 2, 3, 0, 5])
         let encoding = tokenizer.encodeWithRanges("ab a", addSpecialTokens: true)
-        #expect(encoding.ranges == [0..<0, 0..<2, 2..<3, 3..<4, 4..<4])
+        #expect(encoding.ranges == [0..<0, 0..<2, 2..<3, 3..<4, 0..<0])
         #expect(tokenizer.encode("ab a") == [2, 3, 0])
+    }
+
+    private static func sequence(_ key: String, _ types: [String]) -> JSON {
+        .object(["type": "Sequence", key: JSON(types.map { ["type": .string($0)] })])
+    }
+
+    private static func metaspace(_ scheme: String) -> JSON {
+        ["type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": .string(scheme)]
     }
 
     @Test func whatIsNotSupportedIsNamed() throws {
         let cases: [(String, (inout JSON) -> Void)] = [
-            ("'NFC' is not supported", { $0["normalizer"] = ["type": "NFC"] }),
-            ("'Whitespace' is not supported", { $0["pre_tokenizer"] = ["type": "Whitespace"] }),
+            ("'NFX' is not supported", { $0["normalizer"] = ["type": "NFX"] }),
+            ("\"normalizer.normalizers[1]\"", { $0["normalizer"] = Self.sequence("normalizers", ["NFC", "NFX"]) }),
+            ("'Words' is not supported", { $0["pre_tokenizer"] = ["type": "Words"] }),
             (
-                "'Split' is not supported",
+                "'Words' is not supported",
+                { $0["pre_tokenizer"] = Self.sequence("pretokenizers", ["ByteLevel", "Words"]) }
+            ),
+            ("\"pre_tokenizer.pattern\"", { $0["pre_tokenizer"] = ["type": "Split", "behavior": "Isolated"] }),
+            (
+                "\"pre_tokenizer.pattern\"",
                 {
                     $0["pre_tokenizer"] = [
-                        "type": "Sequence", "pretokenizers": [["type": "Split"], ["type": "ByteLevel"]],
+                        "type": "Split", "pattern": ["Regex": "a(b"], "behavior": "Isolated", "invert": false,
                     ]
                 }
             ),
-            ("\"pre_tokenizer\"", { $0["pre_tokenizer"] = ["type": "Digits"] }),
-            ("\"pre_tokenizer\"", { $0["pre_tokenizer"] = nil }),
-            ("'TemplateProcessing' is not supported", { $0["post_processor"] = ["type": "TemplateProcessing"] }),
-            ("'WordPiece' is not supported", { $0["decoder"] = ["type": "WordPiece"] }),
-            ("'Unigram' is not supported", { $0["model"]?["type"] = "Unigram" }),
+            (
+                "\"pre_tokenizer.behavior\"",
+                { $0["pre_tokenizer"] = ["type": "Punctuation", "behavior": "Sometimes"] }
+            ),
+            ("\"pre_tokenizer.prepend_scheme\"", { $0["pre_tokenizer"] = Self.metaspace("sometimes") }),
+            ("\"pre_tokenizer.length\"", { $0["pre_tokenizer"] = ["type": "FixedLength", "length": 0] }),
+            ("\"post_processor.single\"", { $0["post_processor"] = ["type": "TemplateProcessing"] }),
+            ("\"post_processor.cls\"", { $0["post_processor"] = ["type": "BertProcessing", "cls": 1] }),
+            ("'Other' is not supported", { $0["post_processor"] = ["type": "Other"] }),
+            ("'Other' is not supported", { $0["decoder"] = ["type": "Other"] }),
+            ("\"decoder.content\"", { $0["decoder"] = ["type": "Strip", "content": "ab", "start": 1, "stop": 0] }),
+            ("'Other' is not supported", { $0["model"]?["type"] = "Other" }),
             ("\"model.dropout\"", { $0["model"]?["dropout"] = 0.1 }),
-            ("\"model.byte_fallback\"", { $0["model"]?["byte_fallback"] = true }),
-            ("\"model.end_of_word_suffix\"", { $0["model"]?["end_of_word_suffix"] = "</w>" }),
             ("merge 1 'a c'", { $0["model"]?["merges"] = ["a b", "a c"] }),
             ("\"model.merges\"", { $0["model"]?["merges"] = [["a"]] }),
             ("\"model.vocab\"", { $0["model"]?["vocab"] = ["a": 0, "b": 0] }),
             ("\"model.vocab\"", { $0["model"]?["vocab"] = ["a": 1_000_000_000] }),
             ("\"model.vocab\"", { $0["model"]?["vocab"] = ["a": -1] }),
             ("\"model.vocab\"", { $0["model"]?["vocab"] = [] }),
-            ("\"added_tokens\"", { $0["added_tokens"] = [["id": 1]] }),
+            ("\"added_tokens[0]\"", { $0["added_tokens"] = [["id": 1]] }),
             ("\"model\"", { $0["model"] = nil }),
         ]
         for (part, change) in cases {
