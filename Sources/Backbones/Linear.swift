@@ -90,6 +90,15 @@ public final class Linear {
     ///
     /// - Throws: `TorchError` when the input's size differs.
     public func base(_ input: Tensor) throws -> Tensor {
+        try product(input, weight, bias)
+    }
+
+    /// The product with the weight alone, `[..., in]` to `[..., out]`.
+    ///
+    /// - Throws: `TorchError` when the input's size differs.
+    public func unbiased(_ input: Tensor) throws -> Tensor { try product(input, weight, nil) }
+
+    private func product(_ input: Tensor, _ weight: Parameter, _ bias: Parameter?) throws -> Tensor {
         guard isFrozen, runsOwnKernels(input), weight.frozen.dtype == input.dtype else {
             return try linear(input, weight.value(), bias?.value())
         }
