@@ -118,7 +118,9 @@ struct GGUFVocabulary {
             alphabet: .characters(CharacterAlphabet(prefix: [], suffix: [], byteTokens: byteTokens)),
             unknownToken: try unknown(keys, tokens, kinds).map { UInt32($0) }, fusesUnknown: true, ignoresMerges: false)
         let addsSpace = try keys.flag("tokenizer.ggml.add_space_prefix") ?? true
-        return Self(keys, tokens, kinds, model: model, pipeline: .sentencePieceBPE(addsSpace: addsSpace))
+        return Self(
+            keys, tokens, kinds, model: WordwiseModel.wordwise(model), pipeline: .sentencePieceBPE(addsSpace: addsSpace)
+        )
     }
 
     /// The format writes BERT's vocabulary the other way round: `▁` begins a word, and what continues one has no mark.

@@ -13,7 +13,7 @@ enum ModelJSON {
 
     /// The kinds by the name that tokenizer.json gives them.
     static let makers: [String: Maker] = [
-        "BPE": { try BytePairReader(component: $0, isByteLevel: $1.isByteLevel).model() },
+        "BPE": { WordwiseModel.wordwise(try BytePairReader(component: $0, isByteLevel: $1.isByteLevel).model()) },
         "Unigram": { component, _ in try Unigram(component) },
         "WordLevel": { component, _ in try WordLevel(component) },
         "WordPiece": { component, _ in try WordPiece(component) },

@@ -3,7 +3,7 @@ import Foundation
 /// What Unicode's normalization forms need to know of a scalar, read from the platform's tables once.
 enum NormalizationTable {
     /// The last version of Unicode that the reference's tables know.
-    private static let latestAge = 13
+    private static let latestAge = 9
 
     /// Whether a scalar stays as it is and changes nothing around it; ASCII does.
     @inline(__always)

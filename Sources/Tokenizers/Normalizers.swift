@@ -49,7 +49,10 @@ struct StripAccentsNormalizer: TextNormalizer {
     }
 
     private static func isMark(_ value: UInt32) -> Bool {
-        guard let scalar = Unicode.Scalar(value), let age = scalar.properties.age, age.major <= 13 else { return false }
+        guard let scalar = Unicode.Scalar(value), let age = scalar.properties.age else { return false }
+        // The reference's table is that of Unicode 9; three characters have changed since then.
+        guard (age.major, age.minor) <= (9, 0), value != 0x111C9 else { return false }
+        if value == 0x1CF2 || value == 0x1CF3 { return true }
         switch scalar.properties.generalCategory {
         case .nonspacingMark, .spacingMark, .enclosingMark: return true
         default: return false

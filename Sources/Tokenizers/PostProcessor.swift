@@ -65,9 +65,14 @@ struct EncodedText {
 
     fileprivate mutating func trim(addPrefixSpace: Bool, _ tokenizer: Tokenizer) {
         for index in ids.indices where index < ranges.count {
-            var (leading, trailing) = tokenizer.blanks(around: ids[index])
+            let range = ranges[index]
+            // The text of an added token is what it was found as, with the white space that it took.
+            var (leading, trailing) =
+                tokenizer.isAddedToken(ids[index]) && range.upperBound <= text.count
+                ? Tokenizer.blanks(around: String(decoding: text[range], as: UTF8.self))
+                : tokenizer.blanks(around: ids[index])
             guard leading > 0 || trailing > 0 else { continue }
-            var (start, end) = (ranges[index].lowerBound, ranges[index].upperBound)
+            var (start, end) = (range.lowerBound, range.upperBound)
             if leading > 0 {
                 // A single blank that was put before the text is none of it.
                 if index == 0 || start == 0, addPrefixSpace, leading == 1 { leading = 0 }

@@ -39,9 +39,14 @@ final class Regex: Sendable {
     /// Compiles an expression.
     ///
     /// - Throws: ``RegexError`` with the place of what cannot be read.
-    init(_ pattern: String) throws {
+    convenience init(_ pattern: String) throws {
+        try self.init(plain: try RegexTranslation.pcre2(pattern), written: pattern)
+    }
+
+    private init(plain: String, written pattern: String? = nil) throws {
+        let pattern = pattern ?? plain
         self.pattern = pattern
-        let translated = Array(try RegexTranslation.pcre2(pattern).utf8)
+        let translated = Array(plain.utf8)
         var status: Int32 = 0
         var offset = 0
         let context = pcre2_compile_context_create_8(nil)
@@ -102,6 +107,20 @@ final class Regex: Sendable {
             lastEnd = match.upperBound
             body(match)
         }
+    }
+
+    /// The characters of a text that match an expression of PCRE2's own, which finds single characters.
+    static func matches(ofPlain pattern: String, in text: String) -> [Unicode.Scalar] {
+        guard let regex = try? Regex(plain: pattern) else { return [] }
+        var text = text
+        var found: [Unicode.Scalar] = []
+        text.withUTF8 { bytes in
+            regex.forEachMatch(bytes) { match in
+                let scalar = DecodedScalar(bytes, at: match.lowerBound, end: bytes.count)
+                if let scalar = Unicode.Scalar(scalar.value) { found.append(scalar) }
+            }
+        }
+        return found
     }
 
     private func takeSearch() -> Search? {

@@ -26,7 +26,7 @@ enum RegexProperties {
             return binary("Alphabetic", "\\p{M}\\p{Nd}\\p{Pc}") {
                 $0.properties.isAlphabetic || ["nd", "pc"].contains(category($0)) || category($0).hasPrefix("m")
             }
-        case "punct": return RegexSet(items: (general("p")?.items ?? "") + "\\x{24}\\x{2b}<\\x{3d}>\\x{5e}\\x{60}\\x{7c}~")
+        case "punct": return RegexSet(items: (general("p")?.items ?? "") + (general("s")?.items ?? ""))
         default: return script(name)
         }
     }
@@ -59,7 +59,17 @@ enum RegexProperties {
     private static func binary(
         _ name: String, _ more: String = "", _ contains: (Unicode.Scalar) -> Bool
     ) -> RegexSet {
-        RegexSet(items: "\\p{\(name)}" + more + newer(contains))
+        let items = "\\p{\(name)}" + more
+        // Such properties have changed for old characters too: what PCRE2 does not find of them is added.
+        var text = String.UnicodeScalarView()
+        for value in 0x80...UInt32(0x3_3479) {
+            guard let scalar = Unicode.Scalar(value), contains(scalar), let age = scalar.properties.age,
+                (age.major, age.minor) <= (16, 0)
+            else { continue }
+            text.append(scalar)
+        }
+        let missing = Regex.matches(ofPlain: "[^\(items)]", in: String(text))
+        return RegexSet(items: items + ranges(missing))
     }
 
     /// A script, where PCRE2 knows it; its extensions are not meant.
@@ -67,6 +77,7 @@ enum RegexProperties {
         guard !name.isEmpty, name.unicodeScalars.allSatisfy({ $0.properties.isAlphabetic && $0.isASCII || $0 == "_" })
         else { return nil }
         let items = "\\p{sc:\(name)}"
+        let newer = newerScripts[name.lowercased()] ?? []
         var status: Int32 = 0
         var offset = 0
         let text = Array("[\(items)]".utf8)
@@ -75,20 +86,32 @@ enum RegexProperties {
         }
         guard let code else { return nil }
         pcre2_code_free_8(code)
-        return RegexSet(items: items)
+        return RegexSet(items: items + ranges(newer.joined().compactMap { Unicode.Scalar($0) }.filter(isNewer)))
     }
+
+    /// Where scripts have gained characters since version 14.
+    private static let newerScripts: [String: [ClosedRange<UInt32>]] = [
+        "han": [0x2EBF0...0x2EE5D, 0x31350...0x323AF], "hiragana": [0x1B132...0x1B132],
+        "katakana": [0x1B155...0x1B155], "cyrillic": [0x1C89...0x1C8A, 0x1E030...0x1E06D, 0x1E08F...0x1E08F],
+        "latin": [0xA7CB...0xA7CD, 0xA7DA...0xA7DC, 0x1DF25...0x1DF2A], "lao": [0xECE...0xECE],
+        "arabic": [0x897...0x897, 0x10EC2...0x10EC4, 0x10EFC...0x10EFF], "kannada": [0xCF3...0xCF3],
+        "devanagari": [0x11B00...0x11B09], "balinese": [0x1B4E...0x1B4F, 0x1B7F...0x1B7F],
+    ]
 
     // MARK: Newer characters
 
     /// The characters that Oniguruma knows and this PCRE2 does not, of those that belong to a set, as ranges.
-    private static func newer(_ contains: (Unicode.Scalar) -> Bool) -> String {
+    private static func newer(_ contains: (Unicode.Scalar) -> Bool) -> String { ranges(newerScalars.filter(contains)) }
+
+    /// Scalars in ascending order as what stands between brackets.
+    private static func ranges(_ scalars: [Unicode.Scalar]) -> String {
         var text = ""
         var run: ClosedRange<UInt32>?
         func flush() {
             guard let run else { return }
             text += "\\x{\(String(run.lowerBound, radix: 16))}-\\x{\(String(run.upperBound, radix: 16))}"
         }
-        for scalar in newerScalars where contains(scalar) {
+        for scalar in scalars {
             if let known = run, known.upperBound + 1 == scalar.value {
                 run = known.lowerBound...scalar.value
             } else {
@@ -101,16 +124,21 @@ enum RegexProperties {
     }
 
     /// The scalars between PCRE2's version of Unicode and Oniguruma's, which is 16.
-    private static let newerScalars: [Unicode.Scalar] = {
+    private static let newerScalars = recent.joined().compactMap { Unicode.Scalar($0) }.filter(isNewer)
+
+    private static func isNewer(_ scalar: Unicode.Scalar) -> Bool {
+        guard let age = scalar.properties.age else { return false }
+        return (age.major, age.minor) > knownVersion && (age.major, age.minor) <= (16, 0)
+    }
+
+    /// The version of Unicode that PCRE2 knows.
+    private static let knownVersion: (Int, Int) = {
         var buffer = [UInt8](repeating: 0, count: 64)
         pcre2_config_8(UInt32(PCRE2_CONFIG_UNICODE_VERSION), &buffer)
         let known = buffer.prefix { $0 != 0 }.split(separator: UInt8(ascii: ".")).map {
             Int(String(decoding: $0, as: UTF8.self)) ?? 0
         }
-        return recent.joined().compactMap { Unicode.Scalar($0) }.filter { scalar in
-            guard let age = scalar.properties.age, let major = known.first else { return false }
-            return (age.major, age.minor) > (major, known.dropFirst().first ?? 0) && (age.major, age.minor) <= (16, 0)
-        }
+        return (known.first ?? 16, known.dropFirst().first ?? 0)
     }()
 
     /// Where the characters lie that Unicode has gained since version 14.

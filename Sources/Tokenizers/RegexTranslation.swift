@@ -211,13 +211,25 @@ struct RegexTranslation {
 
     // MARK: Escapes
 
+    /// Outside brackets Oniguruma's table of Latin-1 decides, which takes superscripts and fractions for parts of words.
+    private static func word(isNegated: Bool) -> String {
+        var set = RegexClassReader.set("word")
+        set.items += "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
+        set.isNegated = isNegated
+        return set.expression
+    }
+
     private mutating func escape() throws {
         guard let letter = peek(1) else { throw error("the expression ends with a backslash") }
+        if letter == "w" || letter == "W" {
+            index += 2
+            return emitAtom(Self.word(isNegated: letter == "W"))
+        }
         if let set = try RegexClassReader.shorthand(source, &index) { return emitAtom(set.expression) }
         switch letter {
         case "b", "B":
             index += 2
-            let word = RegexClassReader.set("word").expression
+            let word = Self.word(isNegated: false)
             let edge = "(?:(?<=\(word))(?!\(word))|(?<!\(word))(?=\(word)))"
             emitAtom(letter == "b" ? edge : "(?!\(edge))")
         case "O":

@@ -55,9 +55,18 @@ struct ScalarClass: OptionSet, Sendable {
             if age <= (17, 0) { result.insert(.digit) }
         case .connectorPunctuation, .dashPunctuation, .openPunctuation, .closePunctuation, .initialPunctuation,
             .finalPunctuation, .otherPunctuation:
-            if age <= (9, 0) { result.insert(.punctuation) }
-        case .control, .format, .privateUse: if age <= (9, 0) { result.insert(.other) }
-        case .nonspacingMark: if age <= (9, 0) { result.insert(.nonspacingMark) }
+            if age <= (8, 0) { result.insert(.punctuation) }
+        case .control, .format, .privateUse: if age <= (8, 0) { result.insert(.other) }
+        case .nonspacingMark: if age <= (8, 0) { result.insert(.nonspacingMark) }
+        default: break
+        }
+        // What has changed its category since the version that the reference's older part knows.
+        switch value {
+        case 0x166D, 0x111C9:
+            result.insert(.punctuation)
+            result.remove(.nonspacingMark)
+        case 0x1734, 0x1171E: result.insert(.nonspacingMark)
+        case 0x1885, 0x1886, 0xA9BD: result.remove(.nonspacingMark)
         default: break
         }
         if scalar.isASCII, "$+<=>^`|~".unicodeScalars.contains(scalar) { result.insert(.punctuation) }

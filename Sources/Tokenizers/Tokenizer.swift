@@ -137,6 +137,7 @@ public struct Tokenizer: Sendable {
         addedIDs = ids
         matchers = patterns.map { AddedTokenMatcher($0) }
         vocabularySize = max(parts.model.vocabulary.count, (added.keys.max() ?? -1) + 1)
+        if let end = (try? chatTemplate())?.endOfTurn(self) { stopTokenIDs = Set(stopTokenIDs + [end]).sorted() }
     }
 
     private static func normalized(_ content: [UInt8], _ normalizer: (any TextNormalizer)?) -> [UInt8] {
@@ -146,7 +147,6 @@ public struct Tokenizer: Sendable {
             normalizer.normalize(&text)
             return text.bytes
         }
-        if let end = (try? chatTemplate())?.endOfTurn(self) { stopTokenIDs = Set(stopTokenIDs + [end]).sorted() }
     }
 
     /// Number of token numbers, from 0 on.
@@ -220,6 +220,22 @@ public struct Tokenizer: Sendable {
         return String(decoding: output, as: UTF8.self)
     }
 
+    /// The text as the normalizer leaves it, as a whole and without looking for added tokens.
+    package func normalizedText(_ text: String) -> String {
+        String(decoding: Self.normalized(Array(text.utf8), normalizer), as: UTF8.self)
+    }
+
+    /// Where the pre-tokenizer cuts a text, without normalizing it and without looking for added tokens.
+    package func pieces(of text: String) -> [Range<Int>] {
+        var text = text
+        var ranges: [Range<Int>] = []
+        text.withUTF8 { bytes in
+            let piece = TextPiece(bytes: bytes, origin: 0, spans: nil)
+            splitter.split(piece, tracksSpans: true) { ranges.append($0.range(0, $0.bytes.count)) }
+        }
+        return ranges
+    }
+
     /// Makes a decoder for tokens that arrive one by one.
     public func makeStreamingDecoder(skipSpecialTokens: Bool = true) -> StreamingDecoder {
         StreamingDecoder(self, skipSpecialTokens: skipSpecialTokens)
@@ -260,8 +276,13 @@ public struct Tokenizer: Sendable {
     }
 
     /// How many characters at the beginning and at the end of a token are blanks, as byte-level vocabularies write them.
-    func blanks(around id: Int) -> (leading: Int, trailing: Int) {
-        let scalars = Array((token(id) ?? "").unicodeScalars)
+    func blanks(around id: Int) -> (leading: Int, trailing: Int) { Self.blanks(around: token(id) ?? "") }
+
+    /// Whether a number is that of an added token.
+    func isAddedToken(_ id: Int) -> Bool { added[id] != nil }
+
+    static func blanks(around text: String) -> (leading: Int, trailing: Int) {
+        let scalars = Array(text.unicodeScalars)
         func isBlank(_ scalar: Unicode.Scalar) -> Bool {
             scalar == "\u{120}" || ScalarClass.of(scalar.value).contains(.whitespace)
         }

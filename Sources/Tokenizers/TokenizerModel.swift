@@ -39,6 +39,18 @@ extension PieceToken {
 struct ModelScratch: Sendable {
     var merger = PairMerger()
     var lattice = UnigramLattice()
+    /// The tokens of words inside long pieces.
+    var words = PieceCache()
+    /// The tokens of the word at hand.
+    var wordTokens: [PieceToken] = []
+
+    /// The empty list of tokens with the memory that it had.
+    mutating func takeWordTokens() -> [PieceToken] {
+        var taken: [PieceToken] = []
+        swap(&taken, &wordTokens)
+        taken.removeAll(keepingCapacity: true)
+        return taken
+    }
 }
 
 /// The tokens of a text, and where they lie in it when that is wanted.

@@ -1,6 +1,6 @@
 /// One of Unicode's normalization forms, with the reference's count of places.
 ///
-/// The reference's tables are those of Unicode 13; newer scalars are left as they are.
+/// The reference's tables are those of Unicode 9; newer scalars are left as they are.
 struct UnicodeNormalization: TextNormalizer {
     /// The forms.
     enum Form: Sendable {

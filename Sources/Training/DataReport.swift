@@ -132,7 +132,7 @@ public struct DataReport: Sendable {
         }
         // Bad rows are listed on their own.
         let known = (summaries + (evalData?.summaries ?? [])).compactMap(\.badRowNote)
-        notes = (data.notes + (evalData?.notes ?? [])).filter { !known.contains($0) }
+        notes = (data.trainingNotes + (evalData?.notes ?? [])).filter { !known.contains($0) }
     }
 }
 

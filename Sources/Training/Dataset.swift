@@ -77,6 +77,7 @@ public struct Dataset: Sendable {
         guard (0...1).contains(options.maxBadRows) else {
             throw TrainingError("max_bad_rows is \(options.maxBadRows); expected a share from 0 to 1")
         }
+        guard !sources.isEmpty else { throw TrainingError("there are no data: name a file of rows") }
         let loader = try DatasetLoader(text: text, options: options)
         parts = try sources.map { source in
             try source.validate()
@@ -154,10 +155,15 @@ public struct Dataset: Sendable {
 }
 
 extension Dataset {
-    /// What there is to say about the rows, a sentence each: forms that were read as others, rows that were cut, dropped
-    /// or left out, ends that are never learnt.
+    /// What there is to say about the rows, a sentence each: forms that were read as others, rows that were cut,
+    /// dropped or left out.
     public var notes: [String] {
-        var notes = summaries.flatMap { $0.notes + [$0.truncationNote, $0.badRowNote].compactMap { $0 } }
+        summaries.flatMap { $0.notes + [$0.truncationNote, $0.badRowNote].compactMap { $0 } }
+    }
+
+    /// The same of rows to learn from: also that their ends are never learnt.
+    public var trainingNotes: [String] {
+        var notes = notes
         if summaries.allSatisfy({ $0.stopRows == 0 }) {
             notes.append(
                 "\(path): no row teaches the model to stop, because the loss is on no end-of-sequence or end-of-turn "

@@ -73,12 +73,11 @@ final class DatasetPart: Sendable {
 
     private static func notes(_ facts: TokenTableFacts, _ path: String) -> [String] {
         facts.lookAlikes.map { form, count in
-            let how =
-                form == "instruction"
-                ? "with \"instruction\" and \"output\" are read as a user's message (the \"input\" after an empty line) and "
-                    + "its answer"
-                : "with \"conversations\" are read as \"messages\": human is the user, gpt the assistant"
-            return "\(path): \(count) rows \(how)"
+            form == "instruction"
+                ? "\(path): rows with \"instruction\" and \"output\" (\(count)) are read as a user's message, the \"input\" "
+                    + "after an empty line, and its answer"
+                : "\(path): rows with \"conversations\" (\(count)) are read as \"messages\": human is the user, gpt the "
+                    + "assistant"
         }
     }
 

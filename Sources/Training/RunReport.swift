@@ -49,8 +49,7 @@ public final class RunReport {
         let earlier = resumedStep == nil ? [] : try MetricsLog.read(path: layout.metrics)
         plot = LossPlot(title: title, subtitle: subtitle, metrics: earlier)
         progress = output.map { ProgressLine(total: totalSteps, startingAt: resumedStep ?? 0, output: $0) }
-        let noColour = ProcessInfo.processInfo.environment["NO_COLOR"] ?? ""
-        isColoured = output?.isTerminal == true && noColour.isEmpty
+        isColoured = output?.isColoured == true
         lastDrawn = now()
     }
 

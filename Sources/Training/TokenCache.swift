@@ -30,6 +30,7 @@ public struct TokenCache: Sendable {
     private static let rules = "rows 1"
 
     private var tables: String { joined(folder, "tokens") }
+    private var locks: String { joined(folder, "locks") }
     private var digests: FileDigests { FileDigests(folder: joined(folder, "digests")) }
 
     /// Whether a file is large enough to be worth a table.
@@ -53,6 +54,10 @@ public struct TokenCache: Sendable {
         let digest = try digests.digest(of: file.path)
         let key = Self.key([Self.rules, digest, file.format.rawValue, text] + columns.flatMap { [$0.key, $0.value] })
         let path = joined(tables, hexadecimal(key) + ".tokens")
+        if let known = existing(path, key) { return known }
+        // Of processes that begin together one makes the table, and the others find it made.
+        let lock = WaitingLock(joined(locks, hexadecimal(key)))
+        defer { withExtendedLifetime(lock) {} }
         if let known = existing(path, key) { return known }
         removeLeftovers()
         try AtomicFile.write(to: path) { output in
@@ -90,7 +95,7 @@ public struct TokenCache: Sendable {
     }
 
     private func makeFolders() throws {
-        for path in [tables, digests.folder] {
+        for path in [tables, locks, digests.folder] {
             do {
                 try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
             } catch {
@@ -125,7 +130,7 @@ public struct TokenCache: Sendable {
     ///
     /// - Throws: `FormatError` when one cannot be removed.
     public func clear() throws {
-        for folder in [tables, digests.folder] where PathKind(folder) == .folder {
+        for folder in [tables, locks, digests.folder] where PathKind(folder) == .folder {
             for name in try RunLayout.names(in: folder) where unlink(joined(folder, name)) != 0 {
                 throw FormatError(writing: joined(folder, name), "cannot remove this file: \(lastSystemError())")
             }

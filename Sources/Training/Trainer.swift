@@ -130,7 +130,7 @@ public final class Trainer {
         settings.weightDecay = recipe.weightDecay
         optimiser = try AdamW(adapter.trainables, settings: settings)
         state = TrainingCheckpoint(recipe: recipe.fixedDigest, data: data.digest)
-        var notes = try data.notes + (evalData?.notes ?? []) + [adapter.zeroWeightNote()].compactMap { $0 }
+        var notes = try data.trainingNotes + (evalData?.notes ?? []) + [adapter.zeroWeightNote()].compactMap { $0 }
         if resumes, let folder { notes += try state.restoreNewest(from: folder, adapter, optimiser) }
         if let peers { state.follow(step: try peers.share(step: state.step, adapter, optimiser)) }
         guard state.step <= totalSteps else {

@@ -60,7 +60,7 @@ public struct TrainingPlan: Sendable {
         tokens = data.tokens
         supervisedTokens = data.supervisedTokens
         longestRow = data.longest
-        notes = data.notes + (setup.evalData?.notes ?? [])
+        notes = data.trainingNotes + (setup.evalData?.notes ?? [])
         evalRows = setup.evalData?.count ?? 0
         steps = try setup.totalSteps()
         stepsPerEpoch = setup.order.stepsPerEpoch
@@ -90,7 +90,7 @@ public struct TrainingPlan: Sendable {
                 lengths.insert(shape.time)
                 let tokens = shape.rows * shape.time
                 if tokens > largest.tokens {
-                    largest = (tokens, pass.rows.reduce(0) { $0 + data[$1].supervisedCount })
+                    largest = (tokens, pass.rows.reduce(0) { $0 + data.supervisedCount(at: $1) })
                 }
             }
         }

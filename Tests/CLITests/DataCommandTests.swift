@@ -85,26 +85,23 @@ import Testing
     @Test func killedWhileCachingLeavesNothingThatIsTaken() async throws {
         let program = try RepositoryPaths.required(RepositoryPaths.graft)
         try await withTemporaryFolder { folder in
-            let path = try largeFile(folder)
+            let path = try largeFile(folder, rows: 60_000)
             let plain = try await data(path, "--no-cache", cache: folder("cache"))
+            // Kills the program while it writes the table: as soon as the file is there, and later and later.
+            let script = """
+                "$0" data "$1" --model smollm2-135m --json > /dev/null & pid=$!
+                while kill -0 $pid 2> /dev/null && ! compgen -G "$2/tokens/*.tmp-*" > /dev/null; do :; done
+                read -t "$3" < <(sleep 9); kill -9 $pid; wait $pid; [ $? = 137 ]
+                """
             var kills = 0
-            for round in 0..<4 {
+            for delay in ["0.001", "0.02", "0.06", "0.12"] {
                 let command = try RunningCommand(
-                    program, ["data", path, "--model", "smollm2-135m", "--json"],
+                    "/bin/bash", ["-c", script, program, path, folder("cache"), delay],
                     environment: ["GRAFT_CACHE": folder("cache")])
-                let deadline = Date().addingTimeInterval(60)
-                // While the table is being written, after so many bytes.
-                while Date() < deadline {
-                    let names = (try? folder.contents(of: "cache/tokens")) ?? []
-                    let sizes = names.filter { $0.contains(".tmp-") }.map { name in
-                        (try? FileManager.default.attributesOfItem(atPath: folder("cache/tokens/" + name))[.size]
-                            as? Int) ?? 0
-                    }
-                    if names.count > round || sizes.contains(where: { $0 > round << 20 }) { break }
-                    try await Task.sleep(for: .milliseconds(1))
+                if try await command.wait(timeout: 60).status == 0 { kills += 1 }
+                for name in try folder.contents(of: "cache/tokens") where !name.contains(".tmp-") {
+                    try FileManager.default.removeItem(atPath: folder("cache/tokens/" + name))
                 }
-                command.send(SIGKILL)
-                if try await command.wait().status == 128 + SIGKILL { kills += 1 }
             }
             #expect(kills > 0)
             let after = try await data(path, cache: folder("cache"))

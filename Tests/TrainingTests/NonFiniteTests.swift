@@ -72,7 +72,7 @@ import Training
             #expect(failure.module == "model.embed_tokens")
             #expect(failure.tensor == "model.embed_tokens.weight")
             #expect(failure.lines == [18])
-            for part in ["step \(step + 1): the loss is nan", "the row at line 18 of", "get it again"] {
+            for part in ["step \(step + 1): the loss is nan", "rows.jsonl line 18;", "get it again"] {
                 #expect(failure.description.contains(part), "\(failure)")
             }
             // The state before the step is there, and what repeats the failure.

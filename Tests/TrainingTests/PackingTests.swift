@@ -216,7 +216,7 @@ import Training
 
             recipe.batchTokens = 9
             let text = message { try Trainer.run(recipe, output: folder("none"), showsProgress: false) }
-            #expect(text.contains("train.jsonl: line ") && text.contains("more than batch_tokens 9"), "\(text)")
+            #expect(text.contains("train.jsonl line ") && text.contains("more than batch_tokens 9"), "\(text)")
             #expect(!FileManager.default.fileExists(atPath: folder("none")))
             recipe.maxLength = 9
             try Trainer.run(recipe, output: folder("cut"), showsProgress: false)

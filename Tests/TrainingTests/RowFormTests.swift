@@ -24,7 +24,7 @@ import Training
             #"{"messages": [{"role": "user", "content": "Add\n\n1 2"}, {"role": "assistant", "content": "3"}]}"#)
         let alpaca = try read(#"{"instruction": "Add", "input": "1 2", "output": "3"}"#)
         #expect(alpaca[0].ids == chat[0].ids && alpaca[0].supervised == chat[0].supervised)
-        #expect(alpaca.notes.contains { $0.contains("1 rows with \"instruction\"") })
+        #expect(alpaca.notes.contains { $0.contains("\"output\" (1) are read as a user's message") })
         #expect(chat.notes.isEmpty)
         let plain = try read(
             #"{"messages": [{"role": "user", "content": "Add"}, {"role": "assistant", "content": "3"}]}"#)
@@ -118,12 +118,12 @@ import Training
     }
 
     @Test func rowsThatNeverStopAreNoted() throws {
-        #expect(try read(#"{"text": "one two three"}"#).notes.isEmpty)
+        #expect(try read(#"{"text": "one two three"}"#).trainingNotes.isEmpty)
         try withTemporaryFolder { folder in
             let path = try folder.write(#"{"text": "one two three four five six"}"#, to: "a.jsonl")
             let text = try TextModel.load("smollm2-135m")
             let cut = try Dataset([DataSource(path)], text: text, options: Dataset.Options(maxLength: 4))
-            #expect(cut.notes.contains { $0.contains("no row teaches the model to stop") })
+            #expect(cut.trainingNotes.contains { $0.contains("no row teaches the model to stop") })
         }
     }
 

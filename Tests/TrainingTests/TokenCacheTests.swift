@@ -149,20 +149,24 @@ import Training
         }
     }
 
+    private func refusal(_ path: String, _ cache: TokenCache?, allowing share: Double) -> String {
+        message { _ = try read(path, cache, maxBadRows: share) }
+    }
+
     @Test func badRowsOfATableAreRefusedByRunsThatAllowNone() throws {
         try withTemporaryFolder { folder in
             let path = try folder.write(
                 "{\"text\": \"fine\"}\n{\"txt\": \"a\"}\n{\"text\": \n{\"text\": \"also fine\"}\n", to: "rows.jsonl")
             for cache in [nil, cache(folder)] {
-                #expect(message { _ = try read(path, cache) }.contains("line 2"))
+                #expect(refusal(path, cache, allowing: 0).contains("line 2: the key"))
                 let data = try read(path, cache, maxBadRows: 0.5)
                 #expect(data.examples.map(\.line) == [1, 4])
                 #expect(data.summaries[0].badRows.map(\.line) == [2, 3])
                 #expect(data.summaries[0].badRows[0].reason.contains("Did you mean \"text\"?"))
                 #expect(data.notes.contains { $0.contains("2 of 4 rows were left out") && $0.contains("line 2") })
-                let few = message { _ = try read(path, cache, maxBadRows: 0.3) }
+                let few = refusal(path, cache, allowing: 0.3)
                 #expect(few.contains("2 of 4 rows cannot be used") && few.contains("max_bad_rows 0.3"), "\(few)")
-                #expect(message { _ = try read(path, cache) }.contains("line 2"))
+                #expect(refusal(path, cache, allowing: 0).contains("line 2: the key"))
             }
         }
     }
