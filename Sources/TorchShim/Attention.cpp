@@ -287,7 +287,10 @@ void backward(const at::Tensor &query, const at::Tensor &key, const at::Tensor &
     });
 }
 
-at::Tensor rowsSideBySide(const at::Tensor &tensor) { return tensor.stride(3) == 1 ? tensor : tensor.contiguous(); }
+/// Rows whose features lie side by side, a row an even number of features behind the other: bf16 moves in pairs.
+at::Tensor rowsSideBySide(const at::Tensor &tensor) {
+    return tensor.stride(3) == 1 && tensor.stride(2) % 2 == 0 ? tensor : tensor.contiguous();
+}
 
 /// `[batch, heads, time, dim]` over memory in the order `[batch, time, heads, dim]`.
 at::Tensor emptyByTime(const at::Tensor &like) {

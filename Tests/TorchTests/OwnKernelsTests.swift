@@ -116,7 +116,7 @@ import Torch
             Heads(batch: 1, heads: 9, groups: 3, time: 601, dimension: 16),
             Heads(batch: 1, heads: 4, groups: 2, time: 300, dimension: 80, lengths: [100, 1, 65, 134]),
             Heads(batch: 2, heads: 2, groups: 1, time: 333, dimension: 16, window: 50),
-            Heads(batch: 1, heads: 2, groups: 2, time: 140, dimension: 16, lengths: [70, 70], window: 1),
+            Heads(batch: 1, heads: 2, groups: 2, time: 140, dimension: 16, lengths: [70, 70], window: 3),
         ])
     func attention(shape: Heads) throws {
         var random = SeededGenerator(seed: 370 + UInt64(shape.time))
