@@ -20,7 +20,7 @@ ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench bench-tokenizer format lint install clean
+.PHONY: help setup oracle build engine packages test demo bench bench-packing bench-tokenizer format lint install clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -65,6 +65,9 @@ demo: build ## Fine-tune SmolLM2-135M on real data and show what it learnt
 
 bench: oracle build ## Measure speed and memory beside peft and transformers
 	@scripts/bench.sh
+
+bench-packing: oracle build ## Measure packed rows beside rows that are filled up
+	@.graft/oracle/bin/python Benchmarks/packing.py
 
 bench-tokenizer: oracle packages ## Measure the tokenizers' speed beside the tokenizers package
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product TokenizerBenchmark

@@ -73,6 +73,11 @@ let package = Package(
             swiftSettings: settings, linkerSettings: staticRuntime),
 
         .target(name: "TestSupport", dependencies: ["Formats"], path: "Tests/TestSupport", swiftSettings: settings),
+        .executableTarget(
+            name: "Fuzzer",
+            dependencies: ["Torch", "Formats", "Tokenizers", "Backbones", "PEFT", "Training", "TestSupport"],
+            path: "Tests/Fuzzer", swiftSettings: settings),
+        .testTarget(name: "FuzzTests", dependencies: ["TestSupport", "Fuzzer"], swiftSettings: settings),
         .testTarget(name: "TorchTests", dependencies: ["Torch", "TestSupport"], swiftSettings: settings),
         .testTarget(name: "FormatsTests", dependencies: ["Formats", "TestSupport"], swiftSettings: settings),
         .testTarget(name: "TokenizersTests", dependencies: ["Tokenizers", "TestSupport"], swiftSettings: settings),

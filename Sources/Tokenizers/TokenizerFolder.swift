@@ -23,9 +23,10 @@ private struct TokenizerFolderReader {
         let path = folder + "/tokenizer.json"
         var parts = try TokenizerJSONReader(path: path, json: try JSON.read(path: path)).parts()
         let configuration = try optionalJSON("tokenizer_config.json")
-        let map = try optionalJSON("special_tokens_map.json")
+        // As in `transformers`, the map counts where the configuration is of the time before it listed all added tokens.
+        let map = configuration?["added_tokens_decoder"] == nil ? try optionalJSON("special_tokens_map.json") : nil
         func role(_ name: String) throws -> Int? {
-            guard let text = try tokenText(configuration?[name] ?? map?[name], name) else { return nil }
+            guard let text = try tokenText(map?[name] ?? configuration?[name], name) else { return nil }
             return try addedID(text, name, &parts)
         }
         parts.specialTokens = SpecialTokens(

@@ -138,6 +138,7 @@ public final class RunFolder {
     private func clearLeftovers() throws {
         let files = [
             layout.recipe, layout.data, layout.metrics, layout.lossPlot, layout.adapter, layout.best,
+            layout.failure,
         ]
         try Self.clearLeftovers(in: layout.path) { name in files.contains(joined(layout.path, name)) }
         if PathKind(layout.checkpointsFolder) == .folder {

@@ -91,7 +91,7 @@ import Testing
             let script = """
                 "$0" data "$1" --model smollm2-135m --json > /dev/null & pid=$!
                 while kill -0 $pid 2> /dev/null && ! compgen -G "$2/tokens/*.tmp-*" > /dev/null; do :; done
-                read -t "$3" < <(sleep 9); kill -9 $pid; wait $pid; [ $? = 137 ]
+                sleep "$3"; kill -9 $pid; wait $pid; [ $? = 137 ]
                 """
             var kills = 0
             for delay in ["0.001", "0.02", "0.06", "0.12"] {

@@ -13,6 +13,8 @@ private struct ScaleVariant: Sendable {
     var settings: KeyedList<JSON> = [:]
     /// Whether peft has the method.
     var isPeft = true
+    /// Whether peft merges it rightly: into a head that is tied it merges into the embedding, too.
+    var mergesInPeft = true
 
     private static let patterns: KeyedList<JSON> = [
         "target_modules": ["q_proj", "v_proj", "down_proj"], "r": 4, "lora_alpha": 10,
@@ -42,7 +44,8 @@ private struct ScaleVariant: Sendable {
             name: "own biases", kind: "llama-biases",
             settings: ["r": 3, "lora_alpha": 5, "bias": "lora_only", "target_modules": ["k_proj", "up_proj"]]),
         ScaleVariant(
-            name: "tied head", kind: "llama-tied", settings: ["r": 2, "lora_alpha": 6, "target_modules": ["lm_head"]]),
+            name: "tied head", kind: "llama-tied", settings: ["r": 2, "lora_alpha": 6, "target_modules": ["lm_head"]],
+            mergesInPeft: false),
         ScaleVariant(name: "PiSSA", method: "pissa", settings: ["r": 4, "lora_alpha": 6]),
         ScaleVariant(name: "PiSSA with patterns", method: "pissa", settings: with(patterns, ["use_rslora": true])),
         ScaleVariant(name: "OLoRA", method: "olora", kind: "mistral", settings: ["r": 4, "lora_alpha": 6]),
@@ -101,7 +104,7 @@ private struct ScaleVariant: Sendable {
 
             // The folder in peft, applied and merged there.
             guard variant.isPeft else { return }
-            for isMerged in [false, true] {
+            for isMerged in variant.mergesInPeft ? [false, true] : [false] {
                 let report = try await Oracle.shared.call(
                     "peft.logits",
                     [

@@ -38,6 +38,9 @@ import Training
         recipe.saveSteps = 7
         recipe.saveTotalLimit = nil
         recipe.loadBestModelAtEnd = true
+        recipe.columns = ["prompt": "question"]
+        recipe.maxBadRows = 0.25
+        recipe.usesCache = false
         recipe.loggingSteps = 8
         recipe.versions = ["graft": "1"]
         let yaml = try recipe.yaml()

@@ -7,7 +7,9 @@ import Training
 
 /// The token cache: the same rows as without it, whatever happens to its files.
 @Suite struct TokenCacheTests {
-    private func text() throws -> TextModel { try TextModel.load("smollm2-135m") }
+    private static let smolLM2 = Result { try TextModel.load("smollm2-135m") }
+
+    private func text() throws -> TextModel { try Self.smolLM2.get() }
 
     private func cache(_ folder: TemporaryFolder) -> TokenCache {
         var cache = TokenCache(folder: folder("cache"))
