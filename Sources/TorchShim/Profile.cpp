@@ -67,16 +67,18 @@ void closed(const at::RecordFunction &function, at::ObserverContext *context) {
     if (!running) return;
     const int64_t end = now(), time = end - running->begin, bytes = allocated - running->allocatedBefore;
     innermost = running->caller;
+    // Memory counts for the operator that has it made for itself.
+    const bool onlyAllocates = std::string_view(function.name()).starts_with("aten::empty") && innermost;
     if (innermost) {
         innermost->innerTime += time;
-        innermost->innerBytes += bytes;
+        if (!onlyAllocates) innermost->innerBytes += bytes;
     }
     std::lock_guard<std::mutex> guard(recording().mutex);
     recording().events.push_back({function.name(), function.threadId(), running->begin, end});
     auto &sum = recording().sums[function.name()];
     sum.calls += 1;
     sum.nanoseconds += time - running->innerTime;
-    sum.bytes += bytes - running->innerBytes;
+    if (!onlyAllocates) sum.bytes += bytes - running->innerBytes;
 }
 
 void beginProfile() {

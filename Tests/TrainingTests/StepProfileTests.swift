@@ -33,7 +33,7 @@ import Training
         #expect(texts[0].contains("graft::linears\t1\t"))
         #expect(texts[0].contains("AdaptedLinears"))
         // Chrome's format: complete events with times in microseconds.
-        let trace = try JSON.parse(Array(texts[1].utf8))
+        let trace = try JSON.parse(texts[1])
         let events = try #require(trace["traceEvents"]?.array)
         #expect(events.contains { $0["name"]?.string == "graft::linears" })
         #expect(events.allSatisfy { $0["ph"]?.string == "X" && ($0["dur"]?.double ?? -1) >= 0 })
