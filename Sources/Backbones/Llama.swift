@@ -72,9 +72,11 @@ public final class Llama: Backbone {
             time: time, past: past, given: context.mask, positions: keyPositions.map { (positions, $0) },
             segments: context.segments, device: device)
         var states = try context.observed(embedding(ids, embedTokens.value()), embedTokens.modulePath)
-        for block in blocks { states = try block(states, rotary, masks, context) }
+        // What a sublayer computes is added to the stream by the norm that follows.
+        var delta: Tensor?
+        for block in blocks { (states, delta) = try block(states, adding: delta, rotary, masks, context) }
         context.cache?.advance(by: time)
-        return try norm(states, context)
+        return try norm(states, adding: delta, context).normed
     }
 }
 
@@ -102,11 +104,17 @@ private final class LlamaBlock {
         attention.parameters + mlp.linears.flatMap(\.parameters) + [inputNorm.weight, postAttentionNorm.weight]
     }
 
+    /// Returns the stream, and what is still to be added to it.
     func callAsFunction(
-        _ states: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
-    ) throws -> Tensor {
-        let attended = try states + attention(inputNorm(states, context), rotary, masks, context)
-        return try context.observed(attended + mlp(postAttentionNorm(attended, context), context), path)
+        _ states: Tensor, adding delta: Tensor?, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks,
+        _ context: Context
+    ) throws -> (states: Tensor, delta: Tensor?) {
+        let input = try inputNorm(states, adding: delta, context)
+        let attended = try postAttentionNorm(
+            input.sum, adding: attention(input.normed, rotary, masks, context), context)
+        let output = try mlp(attended.normed, context)
+        guard context.observer != nil else { return (attended.sum, output) }
+        return (try context.observed(attended.sum + output, path), nil)
     }
 }
 
@@ -159,9 +167,10 @@ private final class LlamaAttention {
     func callAsFunction(
         _ input: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
     ) throws -> Tensor {
-        let queries = try RotaryEmbedding.rotate(heads(query(input, context), queryNorm, context), rotary)
-        var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm, context), rotary)
-        var values = try heads(value(input, context), nil, context)
+        let projected = try Linear.outputs(of: [query, key, value], for: input, context)
+        var (queries, keys) = try RotaryEmbedding.rotate(
+            heads(projected[0], queryNorm, context), heads(projected[1], keyNorm, context), rotary)
+        var values = try heads(projected[2], nil, context)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
         let attended = try context.observed(attendInRows(queries, keys, values, masks), path)
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
@@ -172,6 +181,10 @@ private final class LlamaAttention {
     private func attendInRows(
         _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ masks: AttentionMasks
     ) throws -> Tensor {
+        if let window = masks.plainWindow(slidingWindow), try hasCausalAttention(queries) {
+            return try causalAttention(
+                query: queries, key: keys, value: values, window: window, lengths: masks.segments ?? [])
+        }
         guard let lengths = masks.segments, lengths.count > 1 else { return try attend(queries, keys, values, masks) }
         // Splitting once has one backward step for all rows; views one by one would have one of the full size each.
         let (queries, keys, values) = (
@@ -234,7 +247,8 @@ private final class LlamaMLP {
     var linears: [Linear] { [gate, up, down] }
 
     func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
-        let product = try silu(gate(input, context)) * up(input, context)
+        let inner = try Linear.outputs(of: [gate, up], for: input, context)
+        let product = try swiglu(gate: inner[0], up: inner[1])
         return try down(context.observed(product, path + ".act_fn"), context)
     }
 }

@@ -160,8 +160,8 @@ struct DoRAUpdate: WeightUpdate {
         let kept = try context.dropout?.apply(input, probability: dropout, name: layer.path) ?? input
         let weight = try layer.weight.value()
         let scale = try (magnitude / rowNorms(weight.to(dtype: .float32))).to(dtype: input.dtype)
-        let frozen = try linear(input, weight)
-        let product = try kept === input ? frozen : linear(kept, weight)
+        let frozen = try layer.unbiased(input)
+        let product = try kept === input ? frozen : layer.unbiased(kept)
         let adapted = try (product + direction(kept)) * scale
         // The bias is never scaled; without dropout the frozen products cancel.
         let output = try kept === input ? adapted : frozen + adapted - product
