@@ -27,8 +27,8 @@ extension ChatTemplate {
             let text = try? render(conversation, addGenerationPrompt: false)
             guard text == nil || text == (try? render(reduced, addGenerationPrompt: false)) else { continue }
             throw TemplateError(
-                "\(place)the chat template leaves out \"\(field)\", so the model would learn without it; write it into the "
-                    + "\"content\" of a message, or use a model whose template knows it")
+                "\(place)\"\(field)\" is left out, so the model would learn without it; write it into the \"content\" of a "
+                    + "message, or use a model whose template knows it")
         }
     }
 

@@ -125,9 +125,9 @@ struct ChatEncoderTests {
         var thought = messages[3]
         thought.fields["reasoning_content"] = "One and one."
         let silent: [(ChatConversation, String)] = [
-            (ChatConversation(messages), "message 2: the chat template leaves out \"tool_calls\""),
-            (ChatConversation([messages[0], thought]), "message 2: the chat template leaves out \"reasoning"),
-            (ChatConversation([messages[0], messages[3]], tools: [["name": "add"]]), "leaves out \"tools\""),
+            (ChatConversation(messages), "message 2: \"tool_calls\" is left out"),
+            (ChatConversation([messages[0], thought]), "message 2: \"reasoning_content\" is left out"),
+            (ChatConversation([messages[0], messages[3]], tools: [["name": "add"]]), "\"tools\" is left out"),
         ]
         try await withFolder(llamaStyle) { tokenizer, _ in
             let encoder = ChatEncoder(tokenizer, template: try tokenizer.chatTemplate())
