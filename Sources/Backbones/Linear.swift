@@ -54,11 +54,21 @@ public final class Linear {
     public var adapter: (any LinearAdapter)?
 
     /// Makes a layer over frozen tensors.
-    public init(
+    public convenience init(
         path: String, weight: Tensor, bias: Tensor? = nil, role: LinearRole, layer: Int? = nil, heads: HeadLayout? = nil
     ) {
+        self.init(
+            path: path, weight: Parameter(path: path + ".weight", frozen: weight), bias: bias, role: role, layer: layer,
+            heads: heads)
+    }
+
+    /// Makes a layer over a parameter, which may be packed.
+    init(
+        path: String, weight: Parameter, bias: Tensor? = nil, role: LinearRole, layer: Int? = nil,
+        heads: HeadLayout? = nil
+    ) {
         self.path = path
-        self.weight = Parameter(path: path + ".weight", frozen: weight)
+        self.weight = weight
         self.bias = bias.map { Parameter(path: path + ".bias", frozen: $0) }
         self.role = role
         self.layer = layer
@@ -76,7 +86,12 @@ public final class Linear {
     ///
     /// - Throws: `TorchError` when the input's size differs.
     public func base(_ input: Tensor) throws -> Tensor {
-        try linear(input, weight.value(), bias?.value())
+        // Blocks are multiplied as they are, unless a gradient must pass through.
+        if let packed = weight.packed, weight.replacement == nil, !(isGradEnabled && input.requiresGrad) {
+            let product = try packed.product(input)
+            return try bias.map { try product + $0.value() } ?? product
+        }
+        return try linear(input, weight.value(), bias?.value())
     }
 
     /// The product as the model uses it, `[..., in]` to `[..., out]`.

@@ -16,6 +16,9 @@ public final class Llama: Backbone {
     private let embedTokens: Parameter
     private let blocks: [LlamaBlock]
     private let norm: RMSNorm
+    /// The way of single tokens through a packed model.
+    private lazy var packedDecoder = PackedDecoder(
+        configuration, embedding: embedTokens, blocks: blocks.map(\.parts), norm: norm.weight)
 
     /// Builds the model over the tensors of a checkpoint.
     ///
@@ -28,8 +31,7 @@ public final class Llama: Backbone {
         dtype = weights.dtype
         device = weights.device
         let vocabulary = [configuration.vocabSize, configuration.hiddenSize]
-        let embedding = try weights.tensor("model.embed_tokens.weight", vocabulary)
-        embedTokens = Parameter(path: "model.embed_tokens.weight", frozen: embedding)
+        embedTokens = try weights.matrix("model.embed_tokens.weight", vocabulary)
         // No room is taken in advance: the count is only believed layer by layer.
         var blocks: [LlamaBlock] = []
         for layer in 0..<configuration.numHiddenLayers {
@@ -37,10 +39,9 @@ public final class Llama: Backbone {
         }
         self.blocks = blocks
         norm = try weights.norm("model.norm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
-        head = Linear(
-            path: "lm_head",
-            weight: configuration.tieWordEmbeddings ? embedding : try weights.tensor("lm_head.weight", vocabulary),
-            role: .head)
+        let projection = try configuration.tieWordEmbeddings
+            ? embedTokens.sharing(path: "lm_head.weight") : weights.matrix("lm_head.weight", vocabulary)
+        head = Linear(path: "lm_head", weight: projection, role: .head)
         try weights.requireEverythingUsed(tied: configuration.tieWordEmbeddings)
     }
 
@@ -56,6 +57,7 @@ public final class Llama: Backbone {
     ///
     /// - Throws: `ModelError` when the ids are no batch or the cache is full; `TorchError` when an id is unknown.
     public func hiddenStates(_ ids: Tensor, _ context: Context) throws -> Tensor {
+        if let states = try packedDecoder?.states(after: ids, context) { return states }
         guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
         let past = context.cache?.length ?? 0
         let time = ids.size(1)
@@ -67,7 +69,7 @@ public final class Llama: Backbone {
         let masks = AttentionMasks(
             time: time, past: past, given: context.mask, positions: keyPositions.map { (positions, $0) },
             device: device)
-        var states = try embedding(ids, embedTokens.value())
+        var states = try embedTokens.rows(ids)
         for block in blocks { states = try block(states, rotary, masks, context) }
         context.cache?.advance(by: time)
         return try norm(states)
@@ -93,6 +95,12 @@ private final class LlamaBlock {
 
     var linears: [Linear] { attention.linears + mlp.linears }
 
+    var parts: PackedDecoder.Block {
+        PackedDecoder.Block(
+            linears: linears, inputNorm: inputNorm.weight, attentionNorm: postAttentionNorm.weight,
+            queryNorm: attention.queryNorm?.weight, keyNorm: attention.keyNorm?.weight)
+    }
+
     var parameters: [Parameter] {
         attention.parameters + mlp.linears.flatMap(\.parameters) + [inputNorm.weight, postAttentionNorm.weight]
     }
@@ -111,8 +119,8 @@ private final class LlamaAttention {
     private let key: Linear
     private let value: Linear
     private let output: Linear
-    private let queryNorm: RMSNorm?
-    private let keyNorm: RMSNorm?
+    let queryNorm: RMSNorm?
+    let keyNorm: RMSNorm?
     private let layer: Int
     private let headDimension: Int
     private let slidingWindow: Int?

@@ -75,6 +75,15 @@ public struct RotaryEmbedding: Sendable {
         )
     }
 
+    /// Cosines and sines of one position, one for each pair of features; not negated.
+    ///
+    /// - Parameter length: One more than the largest position.
+    func pairs(position: Int, length: Int) -> (cos: [Float], sin: [Float]) {
+        let factor = Float(attentionFactor)
+        let angles = inverseFrequencies(length: length).map { Float(position) * Float($0) }
+        return (angles.map { cos($0) * factor }, angles.map { sin($0) * factor })
+    }
+
     /// Rotates queries or keys, `[batch, heads, time, dim]`.
     ///
     /// - Throws: `TorchError` when sizes differ.

@@ -37,7 +37,7 @@ struct GenerateCommand: ParsableCommand {
     func run() throws {
         let clock = ContinuousClock()
         let start = clock.now
-        let model = try options.load()
+        let model = try options.load(keepsBlocks: true)
         let ids = try promptTokens(model)
         let loadSeconds = (clock.now - start) / .seconds(1)
         let generator = TextGenerator(model.backbone, tokenizer: model.tokenizer)

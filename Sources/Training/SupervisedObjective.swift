@@ -37,7 +37,7 @@ public struct SupervisedObjective: Sendable {
             context.usesAdapters && head.adapter != nil || head.parameters.contains { $0.replacement != nil }
         return isChanged
             ? try Self.crossEntropy(head(chosen, context), batch.targets)
-            : try losses(of: chosen, targets: batch.targets, weight: head.weight.frozen, bias: head.bias?.frozen)
+            : try losses(of: chosen, targets: batch.targets, weight: head.weight.values(dtype: head.weight.frozen.dtype), bias: head.bias?.frozen)
     }
 
     /// The plain form, for heads that are trained themselves: `[n, vocabulary]` to fp32 `[n]`.

@@ -1,0 +1,229 @@
+// Products of panels with 8-bit vectors, and what a block of a Llama does besides, included once for each instruction
+// set with NAME(x) giving every function its own name. Before that, NAME(dot) and NAME(halves) are defined.
+//
+// Vectors of 16 lanes, one for each row of a panel; where the machine's are shorter the compiler splits them.
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE words NAME(load)(const uint8_t *p) {
+    words v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/// The codes of a run: word w of every row.
+INLINE void NAME(codes)(const int bits, const uint8_t *p, words *w) {
+    if (bits == 8) {
+        for (int j = 0; j < 8; j++) w[j] = NAME(load)(p + 64 * j);
+        return;
+    }
+    for (int j = 0; j < 4; j++) {
+        words both = NAME(load)(p + 64 * j);
+        w[j] = both & 0x0F0F0F0F;
+        w[j + 4] = both >> 4 & 0x0F0F0F0F;
+    }
+    if (bits == 5) {
+        words high = NAME(load)(p + 256);
+        for (int j = 0; j < 8; j++) w[j] |= (j < 4 ? high << (4 - j) : high >> (j - 4)) & 0x10101010;
+    } else if (bits == 6) {
+        for (int j = 0; j < 8; j++) {
+            words high = NAME(load)(p + 256 + 64 * (j / 4));
+            w[j] |= (j % 4 < 2 ? high << (4 - 2 * (j % 4)) : high >> (2 * (j % 4) - 4)) & 0x30303030;
+        }
+    }
+}
+
+INLINE floats NAME(scales)(const bool wide, const uint8_t **p) {
+    floats v;
+    if (wide) {
+        memcpy(&v, *p, sizeof v);
+        *p += 64;
+    } else {
+        v = NAME(halves)(*p);
+        *p += 32;
+    }
+    return v;
+}
+
+/// 16 sums for each of `count` vectors.
+INLINE void NAME(panel)(
+    const int bits, const int group, const bool wide, const bool minimum, const int shift, const int count,
+    const uint8_t *panel, size_t runs, const struct run *vectors, size_t stride, float *sums) {
+    const uint8_t *codes = panel, *scales = panel + runs * code_bytes(bits);
+    floats total[8];
+    for (int t = 0; t < count; t++) total[t] = (floats){0};
+    for (size_t j = 0; j < runs; j++) {
+        words w[8];
+        NAME(codes)(bits, codes, w);
+        codes += code_bytes(bits);
+        for (int h = 0; h < RUN / group; h++) {
+            floats scale = NAME(scales)(wide, &scales), low = {0};
+            if (minimum) low = NAME(scales)(wide, &scales);
+            for (int t = 0; t < count; t++) {
+                const struct run *v = vectors + (size_t)t * stride + j;
+                ints dot = {0};
+                if (!minimum) dot += (group == RUN ? v->minus : v->half_minus[h]) * (1 << shift);
+                for (int i = 0; i < group / CODES_PER_WORD; i++) {
+                    int word = h * (group / CODES_PER_WORD) + i;
+                    dot = NAME(dot)(bits, dot, w[word], v->codes + CODES_PER_WORD * word);
+                }
+                total[t] += __builtin_convertvector(dot, floats) * (scale * v->scale);
+                if (minimum) total[t] += low * (group == RUN ? v->sum : v->half_sums[h]);
+            }
+        }
+    }
+    memcpy(sums, total, (size_t)count * sizeof total[0]);
+}
+
+#define PANEL(code, name, bits, group, wide, minimum, shift)                                                      \
+    static void NAME(name##_one)(                                                                                 \
+        const uint8_t *panel, size_t runs, const struct run *vectors, size_t stride, float *sums) {               \
+        NAME(panel)(bits, group, wide, minimum, shift, 1, panel, runs, vectors, stride, sums);                    \
+    }                                                                                                             \
+    static void NAME(name##_many)(                                                                                \
+        const uint8_t *panel, size_t runs, const struct run *vectors, size_t stride, float *sums) {               \
+        NAME(panel)(bits, group, wide, minimum, shift, TILE, panel, runs, vectors, stride, sums);                 \
+    }
+CBLOCKS_PACKED_TYPES(PANEL)
+#undef PANEL
+
+/// e^x within 2 ulp for x <= 88, 0 far below.
+INLINE float NAME(exponential)(float x) {
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    // The nearest whole power of two, by adding and taking away a number without room for fractions.
+    float power = x * 1.44269504f + 12582912.0f;
+    int32_t bits;
+    memcpy(&bits, &power, sizeof bits);
+    float n = power - 12582912.0f;
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    uint32_t exponent = ((uint32_t)bits + 127u) << 23;
+    float factor;
+    memcpy(&factor, &exponent, sizeof factor);
+    return p * factor;
+}
+
+static void NAME(quantise)(const float *values, size_t count, struct run *runs) {
+    for (size_t j = 0; j < count / RUN; j++, values += RUN) {
+        struct run *run = &runs[j];
+        float highest = 0, broken = 0;
+        for (int i = 0; i < RUN; i++) {
+            float size = __builtin_fabsf(values[i]);
+            highest = size > highest ? size : highest;
+            broken += values[i] * 0.0f;
+        }
+        // Infinity or no number: the whole run is none, and so is every sum that it is part of.
+        bool is_finite = broken == 0.0f;
+        float inverse = is_finite && highest > 0 ? 127.0f / highest : 0.0f;
+        // Numbers so small that the inverse overflows count as zero.
+        if (inverse > 0x1p126f) inverse = 0;
+        int32_t sums[2] = {0, 0};
+        for (int h = 0; h < 2; h++) {
+            int32_t sum = 0;
+            for (int i = 0; i < RUN / 2; i++) {
+                float value = is_finite ? values[16 * h + i] : 0.0f;
+                int32_t code = (int32_t)(value * inverse + 12582912.0f - 12582912.0f);
+                run->codes[16 * h + i] = (int8_t)code;
+                sum += code;
+            }
+            sums[h] = sum;
+        }
+        run->scale = is_finite ? highest / 127.0f : broken;
+        for (int h = 0; h < 2; h++) {
+            run->half_sums[h] = run->scale * (float)sums[h];
+            run->half_minus[h] = -sums[h];
+        }
+        run->sum = run->scale * (float)(sums[0] + sums[1]);
+        run->minus = -(sums[0] + sums[1]);
+        run->unused = 0;
+    }
+}
+
+INLINE float NAME(total)(floats v) {
+    float sum = 0;
+    for (int i = 0; i < 16; i++) sum += v[i];
+    return sum;
+}
+
+INLINE floats NAME(vector)(const float *p) {
+    floats v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE float NAME(product)(const float *a, const float *b, size_t count) {
+    floats sums[2] = {{0}, {0}};
+    size_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        sums[0] += NAME(vector)(a + i) * NAME(vector)(b + i);
+        sums[1] += NAME(vector)(a + i + 16) * NAME(vector)(b + i + 16);
+    }
+    float rest = 0;
+    for (; i < count; i++) rest += a[i] * b[i];
+    return NAME(total)(sums[0] + sums[1]) + rest;
+}
+
+static void NAME(normalise)(const float *x, const float *weight, size_t count, float epsilon, float *out) {
+    float scale = 1.0f / __builtin_sqrtf(NAME(product)(x, x, count) / (float)count + epsilon);
+    for (size_t i = 0; i < count; i++) out[i] = x[i] * scale * weight[i];
+}
+
+static void NAME(gate)(float *gate, const float *up, size_t count) {
+    for (size_t i = 0; i < count; i++) gate[i] = gate[i] / (1.0f + NAME(exponential)(-gate[i])) * up[i];
+}
+
+static void NAME(attend)(
+    const float *query, const float *keys, const float *values, size_t count, size_t dimension, float scale,
+    float *scores, float *out) {
+    float highest = -__builtin_inff();
+    for (size_t i = 0; i < count; i++) {
+        scores[i] = NAME(product)(query, keys + i * dimension, dimension) * scale;
+        highest = scores[i] > highest ? scores[i] : highest;
+    }
+    // A score that is no number must not get lost in the clamping of the exponential.
+    float sum = 0, broken = 0;
+    for (size_t i = 0; i < count; i++) {
+        broken += scores[i] * 0.0f;
+        scores[i] = NAME(exponential)(scores[i] - highest);
+    }
+    for (size_t i = 0; i < count; i++) sum += scores[i];
+    float factor = 1.0f / sum + broken;
+    size_t d = 0;
+    for (; d + 64 <= dimension; d += 64) {
+        floats sums[4] = {{0}, {0}, {0}, {0}};
+        for (size_t i = 0; i < count; i++) {
+            const float *value = values + i * dimension + d;
+            for (int k = 0; k < 4; k++) sums[k] += scores[i] * NAME(vector)(value + 16 * k);
+        }
+        for (int k = 0; k < 4; k++) {
+            sums[k] *= factor;
+            memcpy(out + d + 16 * k, &sums[k], sizeof sums[k]);
+        }
+    }
+    for (; d < dimension; d++) {
+        float total = 0;
+        for (size_t i = 0; i < count; i++) total += scores[i] * values[i * dimension + d];
+        out[d] = total * factor;
+    }
+}
+
+#define ONE(code, name, bits, group, wide, minimum, shift) [code] = NAME(name##_one),
+#define MANY(code, name, bits, group, wide, minimum, shift) [code] = NAME(name##_many),
+static const struct product_kernels NAME(kernels) = {
+    .quantise = NAME(quantise),
+    .one = {CBLOCKS_PACKED_TYPES(ONE)},
+    .many = {CBLOCKS_PACKED_TYPES(MANY)},
+    .tile = TILE,
+    .normalise = NAME(normalise),
+    .gate = NAME(gate),
+    .attend = NAME(attend),
+};
+#undef ONE
+#undef MANY
+#undef INLINE
