@@ -6,7 +6,10 @@ final class AttentionMasks {
     private let past: Int
     private let given: Tensor?
     private let positions: (queries: Tensor, keys: Tensor)?
+    /// The tokens of each row of a packed sequence, of which each sees its own row; nil for any other.
+    let segments: [Int]?
     private let device: Device
+    private var rows: [Int: AttentionMasks] = [:]
     private var windows: [Int: Tensor] = [:]
     /// By window, 0 for none.
     private var biases: [Int: Tensor] = [:]
@@ -19,13 +22,26 @@ final class AttentionMasks {
     ///   - past: How many keys the cache holds before them.
     ///   - given: The pass's own mask, see ``Context/mask``.
     ///   - positions: `[batch or 1, time]` and `[batch or 1, past + time]`; nil where the n-th key is at position n.
+    ///   - segments: The rows of a packed sequence.
     ///   - device: Where the model lives.
-    init(time: Int, past: Int, given: Tensor?, positions: (queries: Tensor, keys: Tensor)?, device: Device) {
+    init(
+        time: Int, past: Int = 0, given: Tensor? = nil, positions: (queries: Tensor, keys: Tensor)? = nil,
+        segments: Segments? = nil, device: Device
+    ) {
         self.time = time
         self.past = past
         self.given = given
         self.positions = positions
+        self.segments = segments?.lengths
         self.device = device
+    }
+
+    /// The masks of one row of a packed sequence; rows of one length share theirs.
+    func row(length: Int) -> AttentionMasks {
+        if let known = rows[length] { return known }
+        let masks = AttentionMasks(time: length, device: device)
+        rows[length] = masks
+        return masks
     }
 
     /// The mask of a layer, in the form that attention is fastest with.

@@ -8,6 +8,8 @@ public struct Context {
     public var length: Int?
     /// bool `[batch, 1, time, keys]`, true where attended; by default causal.
     public var mask: Tensor?
+    /// The rows of a packed sequence; nil where every row of the batch is one.
+    public var segments: Segments?
     /// The keys and values of earlier tokens; new ones are added to it.
     public var cache: KeyValueCache?
     /// Whether adapters act; off, the model is the pretrained one.
@@ -15,11 +17,24 @@ public struct Context {
     /// Where dropout masks come from; nil outside training, when nothing is dropped.
     public var dropout: DropoutSource?
 
+    /// Sees what each module computes, with the module's path, in the order of the pass; what it throws ends the pass.
+    public var observer: ((_ module: String, _ output: Tensor) throws -> Void)?
+
     /// Makes a context: by default one of evaluation, causal, without a cache.
     public init(cache: KeyValueCache? = nil, usesAdapters: Bool = true, dropout: DropoutSource? = nil) {
         self.cache = cache
         self.usesAdapters = usesAdapters
         self.dropout = dropout
+    }
+}
+
+extension Context {
+    /// Shows a module's output to the observer.
+    ///
+    /// - Returns: The output.
+    func observed(_ output: Tensor, _ module: @autoclosure () -> String) throws -> Tensor {
+        try observer?(module(), output)
+        return output
     }
 }
 

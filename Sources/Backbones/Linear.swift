@@ -98,7 +98,7 @@ public final class Linear {
     ///
     /// - Throws: `TorchError` when the input's size differs; what the adapter throws.
     public func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
-        guard let adapter, context.usesAdapters else { return try base(input) }
-        return try adapter.output(for: input, of: self, in: context)
+        guard let adapter, context.usesAdapters else { return try context.observed(base(input), path) }
+        return try context.observed(adapter.output(for: input, of: self, in: context), path)
     }
 }

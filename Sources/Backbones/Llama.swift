@@ -55,36 +55,41 @@ public final class Llama: Backbone {
 
     /// The final hidden states of token ids, see ``Backbone/hiddenStates(_:_:)``.
     ///
-    /// - Throws: `ModelError` when the ids are no batch or the cache is full; `TorchError` when an id is unknown.
+    /// - Throws: `ModelError` when the ids are no batch, packed rows do not fit them, or the cache is full; `TorchError`
+    ///   when an id is unknown.
     public func hiddenStates(_ ids: Tensor, _ context: Context) throws -> Tensor {
         if let states = try packedDecoder?.states(after: ids, context) { return states }
         guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
+        try context.segments?.requireFit(ids, context)
         let past = context.cache?.length ?? 0
         let time = ids.size(1)
         let given = try context.positions.map { try $0.rank == 1 ? $0.unsqueezed(0) : $0 }
-        let positions = try given ?? Tensor.arange(past, past + time, device: device).unsqueezed(0)
+        let positions =
+            try given ?? context.segments?.positions(device: device)
+            ?? Tensor.arange(past, past + time, device: device).unsqueezed(0)
         let keyPositions = try context.cache.map { try $0.notePositions(given, time: time, device: device) } ?? given
         let rotary = try configuration.rotary.table(
-            positions: positions, length: context.length ?? past + time, dtype: dtype)
+            positions: positions, length: context.length ?? context.segments?.longest ?? past + time, dtype: dtype)
         let masks = AttentionMasks(
             time: time, past: past, given: context.mask, positions: keyPositions.map { (positions, $0) },
-            device: device)
-        var states = try embedTokens.rows(ids)
+            segments: context.segments, device: device)
+        var states = try context.observed(embedTokens.rows(ids), embedTokens.modulePath)
         for block in blocks { states = try block(states, rotary, masks, context) }
         context.cache?.advance(by: time)
-        return try norm(states)
+        return try norm(states, context)
     }
 }
 
 /// One block: attention and MLP, each on normalised input and added to the stream.
 private final class LlamaBlock {
+    private let path: String
     private let attention: LlamaAttention
     private let mlp: LlamaMLP
     private let inputNorm: RMSNorm
     private let postAttentionNorm: RMSNorm
 
     init(_ configuration: LlamaConfiguration, layer: Int, _ weights: LlamaWeights) throws {
-        let path = "model.layers.\(layer)"
+        path = "model.layers.\(layer)"
         attention = try LlamaAttention(configuration, layer: layer, path: path + ".self_attn", weights)
         mlp = try LlamaMLP(configuration, layer: layer, path: path + ".mlp", weights)
         inputNorm = try weights.norm(
@@ -108,8 +113,8 @@ private final class LlamaBlock {
     func callAsFunction(
         _ states: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
     ) throws -> Tensor {
-        let attended = try states + attention(inputNorm(states), rotary, masks, context)
-        return try attended + mlp(postAttentionNorm(attended), context)
+        let attended = try states + attention(inputNorm(states, context), rotary, masks, context)
+        return try context.observed(attended + mlp(postAttentionNorm(attended, context), context), path)
     }
 }
 
@@ -121,6 +126,7 @@ private final class LlamaAttention {
     private let output: Linear
     let queryNorm: RMSNorm?
     let keyNorm: RMSNorm?
+    private let path: String
     private let layer: Int
     private let headDimension: Int
     private let slidingWindow: Int?
@@ -146,6 +152,7 @@ private final class LlamaAttention {
         }
         queryNorm = try headNorm("q_norm")
         keyNorm = try headNorm("k_norm")
+        self.path = path
         self.layer = layer
         headDimension = dimension
         slidingWindow = configuration.slidingWindow(layer: layer)
@@ -160,13 +167,30 @@ private final class LlamaAttention {
     func callAsFunction(
         _ input: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
     ) throws -> Tensor {
-        let queries = try RotaryEmbedding.rotate(heads(query(input, context), queryNorm), rotary)
-        var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm), rotary)
-        var values = try heads(value(input, context), nil)
+        let queries = try RotaryEmbedding.rotate(heads(query(input, context), queryNorm, context), rotary)
+        var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm, context), rotary)
+        var values = try heads(value(input, context), nil, context)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
-        let attended = try attend(queries, keys, values, masks)
+        let attended = try context.observed(attendInRows(queries, keys, values, masks), path)
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
         return try output(attended.transposed(1, 2).reshaped([input.size(0), input.size(1), -1]), context)
+    }
+
+    /// Attention within each row of a packed sequence by itself, so that there is no mask of all tokens by all.
+    private func attendInRows(
+        _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ masks: AttentionMasks
+    ) throws -> Tensor {
+        guard let lengths = masks.segments, lengths.count > 1 else { return try attend(queries, keys, values, masks) }
+        // Splitting once has one backward step for all rows; views one by one would have one of the full size each.
+        let (queries, keys, values) = (
+            try queries.split(lengths, dimension: 2), try keys.split(lengths, dimension: 2),
+            try values.split(lengths, dimension: 2)
+        )
+        let rows = try lengths.indices.map { row in
+            try attend(queries[row], keys[row], values[row], masks.row(length: lengths[row])).transposed(1, 2)
+        }
+        // Put together in the order in which the output projection reads: [1, time, heads, dim].
+        return try Tensor.concatenate(rows, dimension: 1).transposed(1, 2)
     }
 
     /// Attention of `[batch, heads, time, dim]` to `[batch, heads or fewer, keys, dim]`, in the fastest form.
@@ -190,9 +214,9 @@ private final class LlamaAttention {
     }
 
     /// `[batch, time, heads * dim]` to `[batch, heads, time, dim]`, normalised where the model does so.
-    private func heads(_ projected: Tensor, _ norm: RMSNorm?) throws -> Tensor {
+    private func heads(_ projected: Tensor, _ norm: RMSNorm?, _ context: Context) throws -> Tensor {
         let split = try projected.reshaped([projected.size(0), projected.size(1), -1, headDimension])
-        return try (norm?(split) ?? split).transposed(1, 2)
+        return try (norm?(split, context) ?? split).transposed(1, 2)
     }
 }
 
@@ -201,6 +225,7 @@ private final class LlamaMLP {
     private let gate: Linear
     private let up: Linear
     private let down: Linear
+    private let path: String
 
     init(_ configuration: LlamaConfiguration, layer: Int, path: String, _ weights: LlamaWeights) throws {
         let (hidden, inner) = (configuration.hiddenSize, configuration.intermediateSize)
@@ -211,11 +236,13 @@ private final class LlamaMLP {
         gate = try projection("gate_proj", .gate, out: inner, in: hidden)
         up = try projection("up_proj", .up, out: inner, in: hidden)
         down = try projection("down_proj", .down, out: hidden, in: inner)
+        self.path = path
     }
 
     var linears: [Linear] { [gate, up, down] }
 
     func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
-        try down(silu(gate(input, context)) * up(input, context), context)
+        let product = try silu(gate(input, context)) * up(input, context)
+        return try down(context.observed(product, path + ".act_fn"), context)
     }
 }

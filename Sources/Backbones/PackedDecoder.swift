@@ -50,7 +50,8 @@ final class PackedDecoder {
     /// - Throws: `ModelError` when the cache is full; `FormatError` when there is no such token.
     func states(after ids: Tensor, _ context: Context) throws -> Tensor? {
         guard let cache = context.cache, ids.shape == [1, 1], context.positions == nil, context.mask == nil,
-            context.dropout == nil, cache.countsPositions, isAlone(context)
+            context.segments == nil,
+            context.dropout == nil, context.observer == nil, cache.countsPositions, isAlone(context)
         else { return nil }
         guard cache.length < cache.capacity else {
             throw ModelError("\(cache.length + 1) tokens do not fit into a key/value cache of \(cache.capacity)")

@@ -12,6 +12,11 @@ public final class RMSNorm {
         self.epsilon = epsilon
     }
 
+    /// As the plain form, for a forward pass whose observer sees the result.
+    func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
+        try context.observed(self(input), weight.modulePath)
+    }
+
     /// `x / sqrt(mean(x^2) + epsilon) * weight`, of the input's shape and dtype.
     ///
     /// - Throws: `TorchError` when the last size differs from the weight's.

@@ -19,8 +19,13 @@ extension JSON {
     ///   - indent: Spaces a level; nil gives one line with `", "` and `": "`.
     ///   - sortKeys: Sorts the keys of every object by code point.
     ///   - ensureASCII: Writes every non-ASCII character as `\uXXXX` (the default in Python).
-    public func pythonText(indent: Int? = 2, sortKeys: Bool = false, ensureASCII: Bool = true) -> String {
+    ///   - separators: What stands between elements and after keys; nil gives what Python takes for the indent.
+    public func pythonText(
+        indent: Int? = 2, sortKeys: Bool = false, ensureASCII: Bool = true,
+        separators: (item: String, key: String)? = nil
+    ) -> String {
         var writer = JSONWriter(isPython: true, isASCII: ensureASCII, indent: indent, sortsKeys: sortKeys)
+        if let separators { (writer.itemSeparator, writer.keySeparator) = separators }
         writer.write(self, depth: 0)
         return writer.text
     }
@@ -73,6 +78,8 @@ private struct JSONWriter {
     let isASCII: Bool
     let indent: Int?
     let sortsKeys: Bool
+    var itemSeparator: String
+    var keySeparator: String
     private var bytes: [UInt8] = []
 
     init(isPython: Bool, isASCII: Bool, indent: Int?, sortsKeys: Bool) {
@@ -80,6 +87,8 @@ private struct JSONWriter {
         self.isASCII = isASCII
         self.indent = indent
         self.sortsKeys = sortsKeys
+        itemSeparator = isPython && indent == nil ? ", " : ","
+        keySeparator = isPython ? ": " : ":"
     }
 
     var text: String { String(decoding: bytes, as: UTF8.self) }
@@ -96,7 +105,7 @@ private struct JSONWriter {
         case .object(let pairs):
             list("{", sortsKeys ? pairs.sortedByKey().entries : pairs.entries, "}", depth: depth) { writer, pair in
                 writer.write(pair.key)
-                writer.append(writer.isPython ? ": " : ":")
+                writer.append(writer.keySeparator)
                 writer.write(pair.value, depth: depth + 1)
             }
         }
@@ -108,7 +117,7 @@ private struct JSONWriter {
     ) {
         append(opening)
         for (position, element) in elements.enumerated() {
-            if position > 0 { append(isPython && indent == nil ? ", " : ",") }
+            if position > 0 { append(itemSeparator) }
             newLine(depth: depth + 1)
             write(&self, element)
         }

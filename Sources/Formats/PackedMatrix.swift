@@ -22,7 +22,7 @@ public final class PackedMatrix: @unchecked Sendable {
     /// The kernels to use, one of ``levels``; tests compare all of them.
     package var level: Int = PackedMatrix.bestLevel
     /// The kernels that this machine runs, from the portable ones to the best.
-    package static let levels = (0..<Int(CBLOCKS_PRODUCTS_LEVELS.rawValue)).filter {
+    package static let levels = (0..<Int(CBLOCKS_PRODUCTS_LEVELS)).filter {
         cblocks_products_run(Int32($0)) != 0
     }
     /// The best kernels that this machine runs.

@@ -22,7 +22,7 @@ struct ChatCommand: ParsableCommand {
     func run() throws {
         let model = try options.load(keepsBlocks: true)
         // Without a template there is no conversation; say so before the first message is typed.
-        _ = try model.promptTokens([ChatMessage(role: "user", content: "?")])
+        _ = try model.promptTokens(ChatConversation([ChatMessage(role: "user", content: "?")]))
         var conversation = Conversation(model: model, system: system, settings: sampling.settings())
         if InputLines.isInteractive { Output.note("\(model.name): type a message, or /help") }
         while let line = try nextLine() {
@@ -109,7 +109,8 @@ private struct Conversation {
         settings.seed = Seed(seed.value &+ turn)
         let generator = TextGenerator(model.backbone, tokenizer: model.tokenizer)
         do {
-            let answer = try generator.generate(try model.promptTokens(messages), settings: settings) {
+            let answer = try generator.generate(try model.promptTokens(ChatConversation(messages)), settings: settings)
+            {
                 try Output.write($0)
                 return true
             }

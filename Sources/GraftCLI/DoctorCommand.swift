@@ -73,6 +73,7 @@ private struct EngineFacts {
             "libtorch_path": .string(try Machine.libTorchPath()), "shim_path": .string(try Machine.shimPath()),
             "vector_instructions": .string(try Machine.cpuCapability()), "threads": JSON(try Machine.threads()),
         ]
+        facts["process_groups"] = .string(try ProcessGroup.obstacle() ?? "gloo")
         switch cuda {
         case .success(let isThere):
             facts["device"] = isThere ? "cuda" : "cpu"

@@ -28,7 +28,7 @@ enum Failure {
     /// Ends the program: help and versions on standard output, errors as one sentence on standard error.
     static func exit(with error: any Error) -> Never {
         if let status = status(of: error) {
-            if status != ExitStatus.closedPipe { Output.note("graft: error: \(sentence(error))") }
+            if status != ExitStatus.closedPipe { Output.note("graft: error: \(speaker)\(sentence(error))") }
             leave(status)
         }
         // The rest is ArgumentParser's: requests for help, wrong command lines, bare exit codes.
@@ -53,9 +53,14 @@ enum Failure {
             ExitStatus.badInput
         case is InputError, is TrainingError: ExitStatus.badInput
         case is ExitCode, is CleanExit, is ValidationError: nil
-        case is TorchError: ExitStatus.failed
+        case is TorchError, is TrainingFailure: ExitStatus.failed
         default: GraftCommand.exitCode(for: error) == .failure ? ExitStatus.failed : nil
         }
+    }
+
+    /// Which of several processes speaks.
+    private static var speaker: String {
+        ((try? LaunchEnvironment.current()) ?? nil).map { "rank \($0.rank): " } ?? ""
     }
 
     /// Errors are one line, whatever a file's own text in them holds.

@@ -54,20 +54,7 @@ struct GenerateCommand: ParsableCommand {
         guard let chat else { return model.promptTokens(prompt ?? "") }
         var messages = [ChatMessage(role: "user", content: chat)]
         if let system { messages.insert(ChatMessage(role: "system", content: system), at: 0) }
-        return try model.promptTokens(messages)
-    }
-}
-
-extension LanguageModel {
-    /// A conversation as the tokens after which the assistant speaks.
-    ///
-    /// - Throws: `TokenizerError` when the model has no chat template, `TemplateError` when that refuses the
-    ///   conversation.
-    func promptTokens(_ messages: [ChatMessage]) throws -> [Int] {
-        guard let chatTemplate else {
-            throw TokenizerError("\(name) has no chat template; use --prompt, or a model made for chat")
-        }
-        return tokenizer.encode(try chatTemplate.render(messages: messages, addGenerationPrompt: true))
+        return try model.promptTokens(ChatConversation(messages))
     }
 }
 

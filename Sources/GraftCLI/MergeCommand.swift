@@ -61,6 +61,13 @@ struct MergeCommand: ParsableCommand {
             "output": .string(report.folder), "tensors": JSON(report.tensorCount),
             "changed_tensors": JSON(report.changes.count), "relative_rounding_loss": JSON(report.relativeLoss),
             "untied_head": .bool(report.isUntied),
+            "changes": JSON(
+                report.changes.map {
+                    [
+                        "name": .string($0.name), "dtype": .string("\($0.dtype)"), "update_norm": JSON($0.update),
+                        "rounding_loss_norm": JSON($0.loss), "relative_rounding_loss": JSON($0.relativeLoss),
+                    ]
+                }),
         ]
         if let comparison {
             json["verify"] = [
@@ -77,6 +84,9 @@ struct MergeCommand: ParsableCommand {
             ("merged", "\(report.changes.count) of \(report.tensorCount) tensors"),
             ("lost to rounding", "\(Units.percent(report.relativeLoss, decimals: 4)) of the update"),
         ]
+        if let worst = report.changes.max(by: { $0.relativeLoss < $1.relativeLoss }), worst.relativeLoss > 0 {
+            facts.append(("most of all in", "\(worst.name): \(Units.percent(worst.relativeLoss, decimals: 4))"))
+        }
         if report.isUntied { facts.append(("output head", "a tensor of its own now; the base shared the embedding")) }
         if let comparison {
             let size =

@@ -9,7 +9,8 @@ struct TrainCommand: ParsableCommand {
         discussion: """
             A row is {"text"}, {"prompt", "completion"} or {"messages"}. The run folder holds the recipe, the metrics, \
             the adapter and the checkpoints. Ctrl-C stops after the current step and writes a checkpoint, from which \
-            --resume goes on; it needs no option but --output.
+            --resume goes on; it needs no option but --output. Under torchrun, or any launcher that sets RANK, \
+            WORLD_SIZE, MASTER_ADDR and MASTER_PORT, the processes share each step's rows and learn the same as one.
             """)
 
     @Option(help: ArgumentHelp("A recipe, as in a run folder; options below win over it.", valueName: "file"))
@@ -45,7 +46,10 @@ struct TrainCommand: ParsableCommand {
         guard let output else { throw ValidationError("Give --output, the folder of the run (or --dry-run).") }
         let result =
             try resume ? Trainer.resume(output, recipe: recipe) : Trainer.run(recipe, output: output)
-        try json ? Output.write(result.json) : Output.write(Self.text(result))
+        // Of several processes that share a run, one speaks.
+        if try LaunchEnvironment.current()?.rank ?? 0 == 0 {
+            try json ? Output.write(result.json) : Output.write(Self.text(result))
+        }
         if result.isInterrupted { throw ExitCode(ExitStatus.interrupted) }
     }
 

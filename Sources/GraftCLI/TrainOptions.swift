@@ -30,6 +30,17 @@ struct TrainOptions: ParsableArguments {
     @Option(help: ArgumentHelp("Forward passes of one optimiser step. (default: 1)", valueName: "count"))
     var accumulate: Int?
 
+    @Flag(
+        inversion: .prefixedNo,
+        help: "Whether the rows of a forward pass lie in one sequence, each for itself. (default: --no-packing)")
+    var packing: Bool?
+
+    @Option(
+        help: ArgumentHelp(
+            "The most tokens of one forward pass, which then holds as many rows as fit. (default: --batch-size rows)",
+            valueName: "count"))
+    var batchTokens: Int?
+
     @Option(help: ArgumentHelp("Tokens beyond this many are cut off each row. (default: 1024)", valueName: "count"))
     var maxLength: Int?
 
@@ -118,6 +129,8 @@ struct TrainOptions: ParsableArguments {
         take(epochs, \.epochs)
         take(batchSize, \.batchSize)
         take(accumulate, \.gradientAccumulationSteps)
+        take(packing, \.packing)
+        take(batchTokens, \.batchTokens)
         take(maxLength, \.maxLength)
         take(lr, \.learningRate)
         take(schedule, \.schedule)

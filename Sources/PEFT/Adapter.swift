@@ -68,6 +68,10 @@ public final class Adapter {
     /// The parameters that are trained as copies (`modules_to_save`, biases).
     public let copies: [(parameter: Parameter, tensor: Tensor)]
     private let attachment: Attachment
+    /// What stands in the slots of the layers of `updates` while it is attached.
+    private let slots: [WeightSlot]
+    /// What stands in for the weights of `updates` while they are merged.
+    private var mergedWeights: [Tensor]?
     package let backbone: any Backbone
 
     /// Makes the trainable tensors of a method for a model, and fills the model's slots.
@@ -90,6 +94,7 @@ public final class Adapter {
         let targets = configuration.selection.targetModules ?? type(of: configuration.method).defaultTargets
         configuration.selection.targetModules = targets
         let linears = try configuration.selection.linears(of: backbone)
+        // Said before anything is computed; `attach()` looks again.
         if let taken = linears.first(where: { $0.adapter != nil }) {
             throw PEFTError("\(taken.path) already has an adapter; detach it first")
         }
@@ -100,6 +105,7 @@ public final class Adapter {
         }
         attachment = try withoutGrad { try configuration.method.attach(to: points, seed: seed) }
         updates = attachment.updates
+        slots = attachment.updates.map { WeightSlot($0.update) }
         buffers = attachment.buffers
         copies = try Self.copies(configuration.selection, adapted: attachment.updates.map(\.linear), of: backbone)
         let copied = try zip(copies, Self.copyNames(copies.map(\.parameter), adapted: updates.map(\.linear))).map {
@@ -108,30 +114,37 @@ public final class Adapter {
         trainables = attachment.trainables + copied
         self.configuration = configuration
         self.backbone = backbone
-        attach()
+        try attach()
     }
 
     /// The number of trained values.
     public var parameterCount: Int { trainables.reduce(0) { $0 + $1.tensor.count } }
 
     /// Whether the updates are in the model's weights and not in its slots; see ``mergeIntoBackbone()``.
-    public private(set) var isMerged = false
+    public var isMerged: Bool { mergedWeights != nil }
 
     /// Fills the model's slots; done when the adapter is made.
-    public func attach() {
+    ///
+    /// - Throws: `PEFTError` naming a layer that another adapter holds, attached or merged; nothing is changed then.
+    public func attach() throws {
+        try requireFree()
         detach()
-        for (linear, update) in updates { linear.adapter = WeightSlot(update) }
+        for ((linear, _), slot) in zip(updates, slots) { linear.adapter = slot }
         for (parameter, tensor) in copies { parameter.replacement = tensor }
     }
 
-    /// Empties the model's slots, merged or not: the model is the pretrained one bit for bit.
+    /// Empties the model's slots, merged or not: what this adapter changed is the pretrained model's bit for bit.
+    ///
+    /// Other adapters stay where they are, so several are taken off in any order.
     public func detach() {
-        for (linear, _) in updates {
-            linear.adapter = nil
-            if isMerged { linear.weight.replacement = nil }
+        for (index, (linear, _)) in updates.enumerated() {
+            if linear.adapter === slots[index] { linear.adapter = nil }
+            if let merged = mergedWeights?[index], linear.weight.replacement === merged {
+                linear.weight.replacement = nil
+            }
         }
-        for (parameter, _) in copies { parameter.replacement = nil }
-        isMerged = false
+        for (parameter, tensor) in copies where parameter.replacement === tensor { parameter.replacement = nil }
+        mergedWeights = nil
     }
 
     /// Puts merged weights in the place of the pretrained ones, so that adapted layers cost no more than others.
@@ -139,22 +152,49 @@ public final class Adapter {
     /// They are formed in fp32 and rounded once to the model's dtype. The pretrained weights stay in memory untouched,
     /// for ``unmerge()``.
     ///
-    /// - Throws: `TorchError` when memory is short; the adapter stays in its slots then.
+    /// - Throws: `PEFTError` naming a layer that another adapter holds; `TorchError` when memory is short. The adapter
+    ///   then stays where it was.
     public func mergeIntoBackbone() throws {
         guard !isMerged else { return }
-        let weights = try updates.map { linear, _ in
-            try merged(linear.weight)?.to(dtype: linear.weight.frozen.dtype)
+        try requireFree()
+        let weights = try updates.map { linear, update in
+            try withoutGrad {
+                try update.merged(into: linear.weight.frozen.to(dtype: .float32)).detached()
+                    .to(dtype: linear.weight.frozen.dtype)
+            }
         }
+        try attach()
         for ((linear, _), weight) in zip(updates, weights) {
             linear.adapter = nil
             linear.weight.replacement = weight
         }
-        isMerged = true
+        mergedWeights = weights
     }
 
     /// Takes merged weights away again and returns to the slots; the pretrained weights are the old ones bit for bit.
-    public func unmerge() {
-        if isMerged { attach() }
+    ///
+    /// - Throws: `PEFTError` when another adapter has taken a layer meanwhile.
+    public func unmerge() throws {
+        if isMerged { try attach() }
+    }
+
+    /// Two adapters on one layer would silently be one: the later.
+    private func requireFree() throws {
+        for (index, (linear, _)) in updates.enumerated() {
+            if let other = linear.adapter, other !== slots[index] {
+                throw PEFTError("\(linear.path) already has an adapter; detach it first")
+            }
+            if let other = linear.weight.replacement, other !== mergedWeights?[index] {
+                throw PEFTError(
+                    "\(linear.weight.path) already has merged or trained values in its place; unmerge or detach that "
+                        + "adapter first")
+            }
+        }
+        for (parameter, tensor) in copies {
+            if let other = parameter.replacement, other !== tensor {
+                throw PEFTError("\(parameter.path) is already trained by another adapter; detach it first")
+            }
+        }
     }
 
     /// What the method changes in its gradients before they are clipped.

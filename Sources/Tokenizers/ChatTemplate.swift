@@ -1,32 +1,19 @@
 import Formats
 
-/// A message of a conversation.
-public struct ChatMessage: Sendable, Equatable {
-    /// Who speaks: `system`, `user` or `assistant`, or what else the template knows.
-    public var role: String
-    /// What is said.
-    public var content: String
-
-    /// Makes a message.
-    public init(role: String, content: String) {
-        self.role = role
-        self.content = content
-    }
-}
-
 /// The chat template of a model: turns a conversation into the text that the model was trained on.
 ///
 /// Renders the Jinja source that comes with a model as `transformers` does (`trim_blocks`, `lstrip_blocks`, loop controls,
 /// `raise_exception`, `strftime_now`, `tojson`). A construct that is not supported is an error, not left out.
-/// The text has all the special tokens it needs: encode it without adding any.
+/// The text has all the special tokens it needs: encode it without adding any, as ``ChatEncoder`` does.
 public struct ChatTemplate: Sendable {
     /// The Jinja source.
     public let source: String
+    /// The tokens as text that may end an assistant's turn.
+    public let endOfTurnTokens: [String]
 
     private let statements: [JinjaStatement]
     /// The variables that are the same for all conversations.
     private let constants: [String: JinjaValue]
-    private let endOfTurnTokens: [String]
 
     /// Reads a template.
     ///
@@ -45,6 +32,16 @@ public struct ChatTemplate: Sendable {
     /// Renders a conversation.
     ///
     /// - Parameters:
+    ///   - conversation: The messages, tools and variables.
+    ///   - addGenerationPrompt: Whether to end with what the assistant's turn begins with.
+    /// - Throws: ``TemplateError``, also when the template refuses the conversation.
+    public func render(_ conversation: ChatConversation, addGenerationPrompt: Bool) throws -> String {
+        try render(conversation, addGenerationPrompt: addGenerationPrompt, tracksMessages: false).text
+    }
+
+    /// Renders messages.
+    ///
+    /// - Parameters:
     ///   - messages: The conversation.
     ///   - addGenerationPrompt: Whether to end with what the assistant's turn begins with.
     ///   - variables: Further variables of the template, such as `enable_thinking`.
@@ -52,74 +49,89 @@ public struct ChatTemplate: Sendable {
     public func render(
         messages: [ChatMessage], addGenerationPrompt: Bool, variables: KeyedList<JSON> = [:]
     ) throws -> String {
+        try render(ChatConversation(messages, variables: variables), addGenerationPrompt: addGenerationPrompt)
+    }
+
+    /// Renders a conversation and tells where the assistant speaks.
+    ///
+    /// Every character that the template writes carries the message that it came from, so a span is known wherever the
+    /// message's own words stand, also when the template trims them, drops old thoughts or moves the system message. A
+    /// span begins after what the template supplies when the assistant is to speak (the generation prompt) and ends with
+    /// the end-of-turn token (without one in the turn, where the turn ends).
+    ///
+    /// - Returns: The text, and for each message of the assistant a range of bytes in its UTF-8.
+    /// - Throws: ``TemplateError``, also when a span cannot be known: a message that the template leaves out, mixes with
+    ///   others, or begins otherwise than the generation prompt.
+    public func renderWithAssistantSpans(
+        _ conversation: ChatConversation
+    ) throws -> (text: String, spans: [Range<Int>]) {
+        let finder = AssistantSpanFinder(messages: conversation.messages, endOfTurnTokens: endOfTurnTokens) {
+            var part = conversation
+            part.messages = Array($0)
+            return try render(part, addGenerationPrompt: $1, tracksMessages: true)
+        }
+        return try finder.spans()
+    }
+
+    /// Renders messages and tells where the assistant speaks; see ``renderWithAssistantSpans(_:)``.
+    public func renderWithAssistantSpans(
+        messages: [ChatMessage], variables: KeyedList<JSON> = [:]
+    ) throws -> (text: String, spans: [Range<Int>]) {
+        try renderWithAssistantSpans(ChatConversation(messages, variables: variables))
+    }
+
+    /// The special token that the template writes right after what the assistant says; nil where there is none or the
+    /// template refuses a plain conversation.
+    func endOfTurn(_ tokenizer: Tokenizer) -> Int? {
+        let messages = [ChatMessage(role: "user", content: "a"), ChatMessage(role: "assistant", content: "b")]
+        guard
+            let text = try? render(ChatConversation(messages), addGenerationPrompt: false, tracksMessages: true),
+            let last = text.marks.last, last.message == 1, !last.isHeader
+        else { return nil }
+        let rest = text[last.range.upperBound..<text.count].text
+        return tokenizer.encode(rest).first { tokenizer.isSpecialToken($0) }
+    }
+
+    private func render(
+        _ conversation: ChatConversation, addGenerationPrompt: Bool, tracksMessages: Bool
+    ) throws -> JinjaText {
         var values = constants
-        values["tools"] = JinjaValue.none
+        values["tools"] = conversation.tools.isEmpty ? JinjaValue.none : JinjaValue(.array(conversation.tools))
         values["documents"] = JinjaValue.none
-        for pair in variables { values[pair.key] = JinjaValue(pair.value) }
+        for pair in conversation.variables { values[pair.key] = JinjaValue(pair.value) }
         values["messages"] = .list(
-            messages.map { .dictionary(["role": .string($0.role), "content": .string($0.content)]) })
+            conversation.messages.enumerated().map { index, message in
+                let value = JinjaValue(.object(message.fields))
+                return tracksMessages ? value.markedAsMessage(index) : value
+            })
         values["add_generation_prompt"] = .boolean(addGenerationPrompt)
         var interpreter = JinjaInterpreter(variables: values)
-        var text = ""
+        var text = JinjaText()
         guard case .next = try interpreter.run(statements, &text) else {
             throw TemplateError("{% break %} or {% continue %} stands outside a loop")
         }
         return text
     }
+}
 
-    /// Renders a conversation and tells where the assistant speaks.
-    ///
-    /// A span begins after what `addGenerationPrompt` would have written and ends with the end-of-turn token (without one
-    /// in the turn, where the turn ends). Both come from rendering the conversation up to the turn and up to its end.
-    ///
-    /// - Returns: The text, and for each message of the assistant a range of bytes in its UTF-8.
-    /// - Throws: ``TemplateError``, also when the template writes earlier messages differently once later ones follow, so
-    ///   that there is no such range.
-    public func renderWithAssistantSpans(
-        messages: [ChatMessage], variables: KeyedList<JSON> = [:]
-    ) throws -> (text: String, spans: [Range<Int>]) {
-        let text = try render(messages: messages, addGenerationPrompt: false, variables: variables)
-        let whole = Array(text.utf8)
-        let spans = try messages.indices.filter { messages[$0].role == "assistant" }.map { index in
-            let before = try render(
-                messages: Array(messages[..<index]), addGenerationPrompt: true, variables: variables)
-            let through = try render(
-                messages: Array(messages[...index]), addGenerationPrompt: false, variables: variables)
-            return try span(in: whole, before: Array(before.utf8), through: Array(through.utf8), message: index)
-        }
-        return (text, spans)
-    }
-
-    private func span(in whole: [UInt8], before: [UInt8], through: [UInt8], message: Int) throws -> Range<Int> {
-        guard whole.starts(with: before) else {
-            throw TemplateError(
-                "the text before message \(message), which is the assistant's, is not the beginning of the whole "
-                    + "text, so its span is unknown; use a template that writes each message on its own")
-        }
-        // After the turn a template may close the conversation, so only what both texts share can be the turn.
-        let shared = zip(whole, through).prefix { $0 == $1 }.count
-        if let end = lastEndOfTurn(in: whole, before.count..<max(before.count, shared)) { return before.count..<end }
-        guard shared == through.count, shared >= before.count else {
-            throw TemplateError(
-                "message \(message), which is the assistant's, is written differently once others follow, so its "
-                    + "span is unknown; use a template that writes each message on its own")
-        }
-        return before.count..<shared
-    }
-
-    private func lastEndOfTurn(in text: [UInt8], _ range: Range<Int>) -> Int? {
-        endOfTurnTokens.compactMap { token in
-            let token = Array(token.utf8)
-            guard !token.isEmpty, range.count >= token.count else { return nil }
-            return (range.lowerBound...range.upperBound - token.count).last {
-                text[$0] == token[0] && text[$0..<$0 + token.count].elementsEqual(token)
-            }.map { $0 + token.count }
-        }.max()
+extension JinjaValue {
+    /// A message with every string in it marked; its role and name as parts of its header.
+    fileprivate func markedAsMessage(_ index: Int) -> JinjaValue {
+        guard case .dictionary(let fields) = self else { return self }
+        return .dictionary(
+            fields.mapped { pair in
+                var isHeader = false
+                if case .string("role", _) = pair.key { isHeader = true }
+                if case .string("name", _) = pair.key { isHeader = true }
+                return (pair.key, pair.value.marked(message: index, isHeader: isHeader))
+            })
     }
 }
 
 extension Tokenizer {
     /// The chat template that came with the tokenizer.
+    ///
+    /// The tokens that may end a turn are the tokenizer's stop tokens.
     ///
     /// - Throws: ``TokenizerError`` when there is none, ``TemplateError`` when it cannot be read.
     public func chatTemplate() throws -> ChatTemplate {

@@ -36,8 +36,9 @@ public struct Encoding: Sendable, Equatable {
 public struct Tokenizer: Sendable {
     /// The tokens with a role.
     public let specialTokens: SpecialTokens
-    /// Tokens at which generation ends: end of sequence and end of turn, in ascending order.
-    public let stopTokenIDs: [Int]
+    /// Tokens at which generation ends, in ascending order: end of sequence, those of the generation configuration, and
+    /// the special token that the chat template writes after what the assistant says.
+    public private(set) var stopTokenIDs: [Int]
     /// Whether text that is not a rendered chat template begins with the `bos` token.
     public let addsBOS: Bool
     /// Whether text that is not a rendered chat template ends with the `eos` token.
@@ -93,6 +94,7 @@ public struct Tokenizer: Sendable {
         var isSpecial = [Bool](repeating: false, count: parts.bytes.count)
         for token in parts.addedTokens where token.isSpecial { isSpecial[token.id] = true }
         self.isSpecial = isSpecial
+        if let end = (try? chatTemplate())?.endOfTurn(self) { stopTokenIDs = Set(stopTokenIDs + [end]).sorted() }
     }
 
     /// Number of token numbers, from 0 on.

@@ -36,6 +36,15 @@ public enum Device: Hashable, Sendable, CustomStringConvertible {
         return status == 1 && api.cudaDeviceCount() > 0
     }
 
+    /// How many NVIDIA accelerators this process sees.
+    ///
+    /// - Throws: `TorchError` when the engine cannot be loaded, or the accelerators do not answer.
+    public static func cudaCount() throws -> Int {
+        let count = try Engine.api().cudaDeviceCount()
+        try Engine.check(count)
+        return Int(count)
+    }
+
     /// Waits until the work queued on this device is done.
     ///
     /// - Throws: `TorchError` with the first failure of the queued work.

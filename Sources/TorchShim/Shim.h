@@ -78,4 +78,13 @@ int32_t resetDevicePeak(int32_t device);
 CTGenerator makeGenerator(int32_t device, uint64_t seed);
 void freeGenerator(CTGenerator generator);
 
+// ProcessGroup.cpp
+const char *groupObstacle();
+CTGroup openGroup(const CTGroupOptions *options);
+int32_t groupSum(CTGroup group, CTTensor tensor);
+int32_t groupBroadcast(CTGroup group, CTTensor tensor, int32_t root);
+void groupAnnounce(CTGroup group, const char *reason);
+char *groupVerdict(CTGroup group, bool waits);
+void closeGroup(CTGroup group);
+
 }  // namespace graft

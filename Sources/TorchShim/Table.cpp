@@ -128,6 +128,13 @@ const CTorchAPI api = {
     .deviceMemory = deviceMemory,
     .resetDevicePeak = resetDevicePeak,
     .setKeepsBlocks = setKeepsBlocks,
+    .groupObstacle = groupObstacle,
+    .openGroup = openGroup,
+    .groupSum = groupSum,
+    .groupBroadcast = groupBroadcast,
+    .groupAnnounce = groupAnnounce,
+    .groupVerdict = groupVerdict,
+    .closeGroup = closeGroup,
 };
 
 }  // namespace

@@ -1,17 +1,22 @@
 import Backbones
 import Torch
 
-/// Rows side by side, filled up at the right, with what the model learns to predict.
+/// Rows with what the model learns to predict: side by side and filled up at the right, or packed into one sequence.
 ///
 /// Attention is causal, so what fills a row up is never seen by its tokens, and no label says so: the supervised
-/// positions are named one by one, whatever number the filling token has.
+/// positions are named one by one, whatever number the filling token has. In a packed sequence each row sees itself
+/// alone, and nothing predicts the first token of a row.
 public struct Batch {
-    /// int64 `[rows, time]`.
+    /// int64 `[rows, time]`, or `[1, time]` where the rows are packed.
     public let ids: Tensor
+    /// The rows of a packed sequence; nil where they lie side by side.
+    public let segments: Segments?
     /// int64 `[n]`: positions in the flattened `[rows * time]` whose next token is part of the loss, row by row.
     public let positions: Tensor
     /// int64 `[n]`: the tokens that come next there.
     public let targets: Tensor
+    /// The tokens of the longest row, what fills it up not counted.
+    public let longest: Int
     /// The tokens of the rows, what fills them up not counted.
     public let tokens: Int
     /// For each row how many of its tokens are part of the loss.
@@ -20,81 +25,59 @@ public struct Batch {
     /// The tokens that are part of the loss.
     public var supervisedTokens: Int { supervisedCounts.reduce(0, +) }
 
+    /// The tokens that are computed, what fills rows up included.
+    public var computedTokens: Int { ids.count }
+
     /// Lays out rows.
     ///
     /// - Parameters:
     ///   - examples: The rows.
     ///   - padding: The token that fills rows up.
-    ///   - multiple: What the rows' length is a multiple of. In bf16 the CPU's matrix library keeps code and memory for
-    ///     every shape that it meets; see ``lengthMultiple(of:)``.
+    ///   - isPacked: Whether the rows lie in one sequence.
+    ///   - multiple: What the length of each row is filled up to a multiple of. In bf16 the CPU's matrix library keeps
+    ///     code and memory for every shape that it meets; see ``lengthMultiple(of:)``.
     ///   - device: Where the batch goes.
     /// - Throws: `TorchError` when memory is short.
-    public init(_ examples: [Example], padding: Int, multiple: Int = 1, device: Device = .cpu) throws {
-        let time = Self.length(of: examples, multiple: multiple)
-        var ids: [Int] = []
+    public init(
+        _ examples: [Example], padding: Int, isPacked: Bool = false, multiple: Int = 1, device: Device = .cpu
+    ) throws {
+        let lengths = examples.map { Self.filled($0.ids.count, to: multiple) }
+        let time = lengths.max() ?? 0
+        let shape = Self.shape(of: examples.map(\.ids.count), isPacked: isPacked, multiple: multiple)
+        var ids = [Int](repeating: padding, count: shape.rows * shape.time)
         var positions: [Int] = []
         var targets: [Int] = []
-        ids.reserveCapacity(examples.count * time)
-        for (row, example) in examples.enumerated() {
+        var start = 0
+        for (example, length) in zip(examples, lengths) {
+            ids.replaceSubrange(start..<(start + example.ids.count), with: example.ids)
             for (index, isSupervised) in example.supervised.enumerated() where isSupervised && index > 0 {
-                positions.append(row * time + index - 1)
+                positions.append(start + index - 1)
                 targets.append(example.ids[index])
             }
-            ids += example.ids
-            ids += repeatElement(padding, count: time - example.ids.count)
+            start += isPacked ? length : time
         }
-        self.ids = try Tensor(ids, shape: [examples.count, time]).to(device: device)
+        self.ids = try Tensor(ids, shape: [shape.rows, shape.time]).to(device: device)
         self.positions = try Tensor(positions).to(device: device)
         self.targets = try Tensor(targets).to(device: device)
+        segments = isPacked ? Segments(lengths) : nil
+        self.longest = examples.map(\.ids.count).max() ?? 0
         tokens = examples.reduce(0) { $0 + $1.ids.count }
         supervisedCounts = examples.map(\.supervisedCount)
     }
 }
 
 extension Batch {
-    /// The length of a batch's rows.
-    static func length(of examples: some Sequence<Example>, multiple: Int) -> Int {
-        let longest = examples.map(\.ids.count).max() ?? 0
-        return (longest + multiple - 1) / multiple * multiple
+    /// The shape of the token ids of rows of the given lengths.
+    static func shape(of lengths: [Int], isPacked: Bool, multiple: Int) -> (rows: Int, time: Int) {
+        let filled = lengths.map { Self.filled($0, to: multiple) }
+        return isPacked ? (1, filled.reduce(0, +)) : (lengths.count, filled.max() ?? 0)
     }
+
+    /// The next multiple.
+    private static func filled(_ length: Int, to multiple: Int) -> Int { (length + multiple - 1) / multiple * multiple }
 
     /// What the length of rows should be a multiple of for a model: few shapes in bf16 on the CPU, else no filling.
     static func lengthMultiple(of backbone: any Backbone) -> Int {
         backbone.device == .cpu && backbone.dtype == .bfloat16 ? 8 : 1
-    }
-}
-
-/// Which rows each optimiser step of a run takes; a function of seed and step, so that there is no position to save.
-struct DataOrder {
-    private let seed: Seed
-    private let count: Int
-    private let rowsPerStep: Int
-    private var epoch = -1
-    private var order: [Int] = []
-
-    /// Lays out a run over `count` rows, of which each step takes `rowsPerStep`, the last of an epoch what is left.
-    init(seed: Seed, count: Int, rowsPerStep: Int) {
-        self.seed = seed
-        self.count = count
-        self.rowsPerStep = rowsPerStep
-    }
-
-    /// The optimiser steps of one pass over the data.
-    var stepsPerEpoch: Int { (count + rowsPerStep - 1) / rowsPerStep }
-
-    /// The rows of a step, counted from 0.
-    mutating func rows(step: Int) -> ArraySlice<Int> {
-        let (epoch, index) = step.quotientAndRemainder(dividingBy: stepsPerEpoch)
-        if epoch != self.epoch {
-            var stream = seed.stream("data/epoch/\(epoch)")
-            (self.epoch, order) = (epoch, stream.permutation(count))
-        }
-        return order[(index * rowsPerStep)..<min((index + 1) * rowsPerStep, count)]
-    }
-
-    /// The passes over the data after so many steps.
-    func epochs(steps: Int) -> Double {
-        let (epoch, index) = steps.quotientAndRemainder(dividingBy: stepsPerEpoch)
-        return Double(epoch) + Double(index * rowsPerStep) / Double(count)
     }
 }

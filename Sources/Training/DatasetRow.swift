@@ -5,11 +5,11 @@ import Tokenizers
 enum DataRow: Equatable {
     case text(String)
     case completion(prompt: String, completion: String)
-    case messages([ChatMessage])
+    case messages(ChatConversation)
 
     private static let forms =
         "a row is {\"text\"}, {\"prompt\", \"completion\"} or {\"messages\"}"
-    private static let keys = ["text", "prompt", "completion", "messages"]
+    private static let keys = ["text", "prompt", "completion", "messages", "tools", "chat_template_kwargs"]
 
     /// Reads a row.
     ///
@@ -23,11 +23,14 @@ enum DataRow: Equatable {
                 "the key \(JSON(key).compact) is unknown.\(suggestion(for: key, in: Self.keys)) Expected other keys: "
                     + Self.forms)
         }
+        if row["messages"] != nil, row["text"] == nil, row["prompt"] == nil, row["completion"] == nil {
+            self = .messages(try Self.conversation(json))
+            return
+        }
         switch Set(row.keys) {
         case ["text"]: self = .text(try Self.string(row, "text"))
         case ["prompt", "completion"]:
             self = .completion(prompt: try Self.string(row, "prompt"), completion: try Self.string(row, "completion"))
-        case ["messages"]: self = .messages(try Self.messages(row["messages"] ?? .null))
         case ["prompt"]: throw TrainingError("the row has a \"prompt\" but no \"completion\"")
         case ["completion"]: throw TrainingError("the row has a \"completion\" but no \"prompt\"")
         case []: throw TrainingError("the row is empty; \(Self.forms)")
@@ -37,33 +40,20 @@ enum DataRow: Equatable {
         }
     }
 
-    private static func string(_ row: KeyedList<JSON>, _ key: String, where place: String = "") throws -> String {
-        guard let value = row[key] else { throw TrainingError("\(place)the key \"\(key)\" is missing") }
+    private static func string(_ row: KeyedList<JSON>, _ key: String) throws -> String {
+        guard let value = row[key] else { throw TrainingError("the key \"\(key)\" is missing") }
         guard let text = value.string else {
-            throw TrainingError("\(place)\"\(key)\" is \(value.kind); expected a string")
+            throw TrainingError("\"\(key)\" is \(value.kind); expected a string")
         }
-        guard !text.isEmpty else { throw TrainingError("\(place)\"\(key)\" is an empty string; expected some text") }
+        guard !text.isEmpty else { throw TrainingError("\"\(key)\" is an empty string; expected some text") }
         return text
     }
 
-    private static func messages(_ json: JSON) throws -> [ChatMessage] {
-        guard let items = json.array else {
-            throw TrainingError("\"messages\" is \(json.kind); expected an array of {\"role\", \"content\"}")
-        }
-        guard !items.isEmpty else { throw TrainingError("\"messages\" is empty; expected at least one turn") }
-        let keys = ["role", "content"]
-        return try items.enumerated().map { index, item in
-            let place = "message \(index + 1): "
-            guard let message = item.object else {
-                throw TrainingError("\(place)expected an object {\"role\", \"content\"}, found \(item.kind)")
-            }
-            for key in message.keys where !keys.contains(key) {
-                throw TrainingError(
-                    "\(place)the key \(JSON(key).compact) is unknown.\(suggestion(for: key, in: keys)) Expected "
-                        + "\"role\" and \"content\"")
-            }
-            return ChatMessage(
-                role: try string(message, "role", where: place), content: try string(message, "content", where: place))
+    private static func conversation(_ json: JSON) throws -> ChatConversation {
+        do {
+            return try ChatConversation(json: json)
+        } catch let error as TemplateError {
+            throw TrainingError(error.message)
         }
     }
 }
@@ -82,7 +72,7 @@ struct RowEncoder {
         case .text(let text): return try plain(text, supervisedFrom: 0, line: line)
         case .completion(let prompt, let completion):
             return try plain(prompt + completion, supervisedFrom: prompt.utf8.count, line: line)
-        case .messages(let messages): return try chat(messages, line: line)
+        case .messages(let conversation): return try chat(conversation, line: line)
         }
     }
 
@@ -106,21 +96,14 @@ struct RowEncoder {
     }
 
     /// A conversation whose tokens are supervised where they reach into a turn of the assistant.
-    private func chat(_ messages: [ChatMessage], line: Int) throws -> Example {
+    private func chat(_ conversation: ChatConversation, line: Int) throws -> Example {
         guard let template else {
             throw TrainingError("the row has \"messages\", but the model has no chat template")
         }
-        let rendered = try template.renderWithAssistantSpans(messages: messages)
-        let encoding = tokenizer.encodeWithRanges(rendered.text)
-        var spans = rendered.spans[...]
-        let supervised = encoding.ranges.map { range in
-            // Tokens and spans both ascend: a span that ends before this token ends before all later ones.
-            while let span = spans.first, span.upperBound <= range.lowerBound { spans.removeFirst() }
-            return spans.first?.overlaps(range) ?? false
-        }
+        let example = try ChatEncoder(tokenizer, template: template).example(conversation)
         return try checked(
-            Example(ids: encoding.ids, supervised: supervised, line: line),
-            messages.contains { $0.role == "assistant" } ? "" : ": no message has the role \"assistant\"")
+            Example(ids: example.ids, supervised: example.supervised, line: line),
+            conversation.messages.contains { $0.role == "assistant" } ? "" : ": no message has the role \"assistant\"")
     }
 
     private func checked(_ example: Example, _ reason: String) throws -> Example {

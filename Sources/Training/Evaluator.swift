@@ -42,7 +42,7 @@ public struct Evaluation: Sendable, Equatable {
 /// Measures the loss of a model on held-out rows, batch by batch, keeping sums only.
 public struct Evaluator {
     private let model: LanguageModel
-    private let batchSize: Int
+    private let layout: BatchLayout
     private let objective = SupervisedObjective()
 
     /// Makes an evaluator.
@@ -51,28 +51,41 @@ public struct Evaluator {
     ///   - model: The model with what is attached to it.
     ///   - batchSize: Rows of one forward pass; the result depends on it by rounding only.
     public init(_ model: LanguageModel, batchSize: Int = 8) {
+        self.init(model, layout: BatchLayout(rows: batchSize))
+    }
+
+    /// Makes an evaluator.
+    ///
+    /// - Parameters:
+    ///   - model: The model with what is attached to it.
+    ///   - layout: How rows share forward passes; the result depends on it by rounding only.
+    public init(_ model: LanguageModel, layout: BatchLayout) {
         self.model = model
-        self.batchSize = max(1, batchSize)
+        self.layout = layout
     }
 
     /// Measures a data set.
     ///
     /// - Parameter data: The rows; their order does not change the result of any of them but by rounding.
     /// - Throws: `TorchError` when memory is short.
-    public func evaluate(_ data: Dataset) throws -> Evaluation {
+    public func evaluate(_ data: Dataset) throws -> Evaluation { try evaluate(data, with: nil) }
+
+    /// The same, shared with the other processes of a run.
+    func evaluate(_ data: Dataset, with peers: DistributedRun?) throws -> Evaluation {
         // Rows of like length share a batch, so that little is computed for what only fills them up.
         let order = (0..<data.count).sorted { data.length(at: $0) < data.length(at: $1) }
         var rows = [Evaluation.Row?](repeating: nil, count: data.count)
-        for start in stride(from: 0, to: order.count, by: batchSize) {
-            let chosen = order[start..<min(start + batchSize, order.count)]
+        let passes = layout.passes(of: order.map { data.length(at: $0) })
+        for (index, pass) in passes.enumerated() where peers?.takes(pass: index) ?? true {
+            let chosen = pass.map { order[$0] }
             let examples = chosen.map { data[$0] }
             for (index, row) in zip(chosen, try evaluate(examples)) { rows[index] = row }
         }
-        return Evaluation(rows: rows.compactMap { $0 })
+        return Evaluation(rows: try peers?.combine(rows, of: data) ?? rows.compactMap { $0 })
     }
 
     private func evaluate(_ examples: [Example]) throws -> [Evaluation.Row] {
-        let batch = try model.batch(examples)
+        let batch = try model.batch(examples, isPacked: layout.isPacked)
         let losses = try withoutGrad { try objective.losses(batch, model.backbone).values(as: Float.self) }
         var start = 0
         return zip(examples, batch.supervisedCounts).map { example, count in
@@ -84,11 +97,12 @@ public struct Evaluator {
 }
 
 extension LanguageModel {
-    /// Rows side by side, as this model is quickest with them.
-    func batch(_ examples: [Example]) throws -> Batch {
+    /// Rows side by side or packed, as this model is quickest with them.
+    package func batch(_ examples: [Example], isPacked: Bool = false) throws -> Batch {
         // Any token fills rows up, since it is never seen nor learnt.
         let padding = tokenizer.specialTokens.pad ?? tokenizer.specialTokens.eos ?? 0
         return try Batch(
-            examples, padding: padding, multiple: Batch.lengthMultiple(of: backbone), device: backbone.device)
+            examples, padding: padding, isPacked: isPacked, multiple: Batch.lengthMultiple(of: backbone),
+            device: backbone.device)
     }
 }

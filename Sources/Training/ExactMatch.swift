@@ -58,13 +58,6 @@ extension LanguageModel {
         return ExactMatch(rows: rows.compactMap { $0 })
     }
 
-    /// A text as the tokens that training puts before the rest of its row: no end-of-sequence token follows.
-    package func promptTokens(_ text: String) -> [Int] {
-        let ids = tokenizer.encode(text)
-        guard tokenizer.addsBOS, let bos = tokenizer.specialTokens.bos, ids.first != bos else { return ids }
-        return [bos] + ids
-    }
-
     private func answers(to questions: [Question]) throws -> [ExactMatch.Row] {
         // An answer that goes on beyond the expected one is wrong however it ends.
         let limit = (questions.map(\.expectedTokens).max() ?? 0) + 4
@@ -91,15 +84,14 @@ private struct Question {
         case .completion(let prompt, let completion):
             ids = model.promptTokens(prompt)
             expected = completion
-        case .messages(let messages):
-            guard let template = model.chatTemplate else {
+        case .messages(var conversation):
+            guard model.chatTemplate != nil else {
                 throw TrainingError("the row has \"messages\", but the model has no chat template")
             }
-            guard let last = messages.last, last.role == "assistant" else {
+            guard let last = conversation.messages.popLast(), last.role == "assistant" else {
                 throw TrainingError("the last message is not the assistant's, so there is no answer to compare with")
             }
-            ids = model.tokenizer.encode(
-                try template.render(messages: Array(messages.dropLast()), addGenerationPrompt: true))
+            ids = try model.promptTokens(conversation)
             expected = last.content
         }
         guard !ids.isEmpty else { throw TrainingError("the prompt has no tokens") }

@@ -3,7 +3,7 @@ import Synchronization
 
 /// Turns SIGINT (Ctrl-C) and SIGTERM into a wish to stop after the current step, while it lives.
 ///
-/// The second signal ends the process at once, as it would without this.
+/// The second signal ends the process at once, as it would without this, unless a launcher repeats signals.
 package final class Interruption {
     private static let wish = Atomic<Bool>(false)
     private static let signals = [SIGINT, SIGTERM]
@@ -12,7 +12,11 @@ package final class Interruption {
     /// Whether a signal has come.
     package var isRequested: Bool { Self.wish.load(ordering: .relaxed) }
 
-    package init() {
+    /// Begins to listen.
+    ///
+    /// - Parameter endsAtSecond: Whether a second signal ends the process; launchers send again what the terminal has
+    ///   sent already.
+    package init(endsAtSecond: Bool = true) {
         // Also makes the flag, which a handler must not do.
         Self.wish.store(false, ordering: .relaxed)
         var action = sigaction()
@@ -22,7 +26,7 @@ package final class Interruption {
         action.__sigaction_handler.sa_handler = Self.handler
         #endif
         // Reads and writes that the signal interrupts go on; the handler is for one signal only.
-        action.sa_flags = Int32(SA_RESTART) | Int32(bitPattern: UInt32(SA_RESETHAND))
+        action.sa_flags = Int32(SA_RESTART) | (endsAtSecond ? Int32(bitPattern: UInt32(SA_RESETHAND)) : 0)
         earlier = Self.signals.map { signal in
             var old = sigaction()
             // A run that was started with the signal ignored (nohup, a background job) keeps ignoring it.

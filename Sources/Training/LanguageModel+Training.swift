@@ -24,9 +24,10 @@ extension LanguageModel {
         recipe.evalData = evalData
         recipe.steps = steps
         try configure(&recipe)
-        let folder = try RunFolder.create(output)
-        defer { folder.close() }
-        let setup = try TrainingSetup(recipe, model: self, adapter: adapter)
-        return try Trainer(setup, in: folder, resumes: false, showsProgress: showsProgress).run()
+        return try DistributedRun.run(resumes: false) { peers in
+            try Trainer.run(in: output, peers, showsProgress: showsProgress) {
+                try TrainingSetup(recipe, model: self, adapter: adapter)
+            }
+        }
     }
 }

@@ -23,11 +23,11 @@ public enum Precision: String, FieldValue, CaseIterable {
 
 /// Where a model runs, as users choose it.
 public enum DeviceChoice: String, FieldValue, CaseIterable {
-    /// The first NVIDIA accelerator where there is one, else the CPU.
+    /// An NVIDIA accelerator where there is one (the first, or by `LOCAL_RANK`), else the CPU.
     case auto
     /// The CPU.
     case cpu
-    /// The first NVIDIA accelerator.
+    /// An NVIDIA accelerator: the first, or by `LOCAL_RANK`.
     case cuda
 
     /// The device.
@@ -36,14 +36,19 @@ public enum DeviceChoice: String, FieldValue, CaseIterable {
     public func device() throws -> Device {
         switch self {
         case .cpu: return .cpu
-        case .auto: return try Device.isCUDAAvailable() ? .cuda(0) : .cpu
+        case .auto: return try Device.isCUDAAvailable() ? Self.ownCUDA() : .cpu
         case .cuda:
             guard try Device.isCUDAAvailable() else {
                 throw TrainingError(
                     "no CUDA device can be used: LibTorch is \(try Machine.libTorchVersion()), and it finds no NVIDIA "
                         + "accelerator; use --device cpu")
             }
-            return .cuda(0)
+            return try Self.ownCUDA()
         }
+    }
+
+    /// The accelerator of this process: of several on a machine each has its own, as far as there are enough.
+    private static func ownCUDA() throws -> Device {
+        .cuda(try (LaunchEnvironment.current()?.localRank ?? 0) % max(1, Device.cudaCount()))
     }
 }

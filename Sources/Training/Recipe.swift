@@ -22,9 +22,16 @@ public struct Recipe: Sendable {
     /// Passes over the data, where ``steps`` is nil; parts of one are allowed, and nil is one.
     public var epochs: Double?
     /// Rows of one forward pass.
+    ///
+    /// An optimiser step takes ``batchSize`` times ``gradientAccumulationSteps`` rows, whatever ``batchTokens`` makes of
+    /// them and however many processes share them.
     public var batchSize = 8
     /// Forward passes of one optimiser step.
     public var gradientAccumulationSteps = 1
+    /// Whether the rows of a forward pass lie in one sequence without filling, in which each sees itself alone.
+    public var packing = false
+    /// The most tokens of one forward pass, which then holds as many whole rows as fit; nil: ``batchSize`` rows.
+    public var batchTokens: Int?
     /// Tokens beyond this many are cut off each row.
     public var maxLength = 1024
     /// The peak learning rate.
@@ -93,6 +100,8 @@ public struct Recipe: Sendable {
         Field("epochs", \.epochs, "passes over the data, where steps is not given; default 1"),
         Field("batch_size", \.batchSize, "rows of one forward pass"),
         Field("gradient_accumulation_steps", \.gradientAccumulationSteps, "forward passes of one optimiser step"),
+        Field("packing", \.packing, "whether the rows of a forward pass lie in one sequence, each for itself"),
+        Field("batch_tokens", \.batchTokens, "the most tokens of one forward pass; else batch_size counts its rows"),
         Field("max_length", \.maxLength, "tokens beyond this many are cut off each row"),
         Field("learning_rate", \.learningRate, "the peak learning rate"),
         Field("lr_scheduler_type", \.schedule, "the course of the learning rate after the warm-up"),
@@ -138,6 +147,7 @@ public struct Recipe: Sendable {
         }
         for (value, key) in [
             (steps, "steps"), (batchSize, "batch_size"), (gradientAccumulationSteps, "gradient_accumulation_steps"),
+            (batchTokens, "batch_tokens"),
             (threads, "threads"), (evalSteps, "eval_steps"), (evalBatchSize, "eval_batch_size"),
             (saveSteps, "save_steps"), (saveTotalLimit, "save_total_limit"), (loggingSteps, "logging_steps"),
         ] { try positive(value, key) }

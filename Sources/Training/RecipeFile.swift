@@ -89,13 +89,10 @@ extension Recipe {
         recipe.settings = configuration.allSettings
         recipe.dtype = backbone.dtype == .bfloat16 ? .bfloat16 : .float32
         recipe.device = backbone.device == .cpu ? .cpu : .cuda
-        recipe.versions = ["graft": graftVersion, "libtorch": try Machine.libTorchVersion()]
+        recipe.versions = try Self.currentVersions()
         return recipe
     }
 }
-
-/// The version of Graft.
-public let graftVersion = "0.1.0"
 
 extension AdapterConfiguration {
     /// The hyper-parameters and selection fields with their values, defaults included.

@@ -25,10 +25,14 @@ public struct SupervisedObjective: Sendable {
     /// - Parameters:
     ///   - batch: The rows.
     ///   - backbone: The model with what is attached to it.
-    ///   - context: The forward pass.
+    ///   - context: The forward pass; the rows of a packed batch are put into it.
     /// - Returns: fp32 `[n]` in nats, in the order of ``Batch/positions``.
     /// - Throws: `TorchError` when memory is short; what the adapter throws.
     public func losses(_ batch: Batch, _ backbone: any Backbone, _ context: Context = Context()) throws -> Tensor {
+        var context = context
+        context.segments = batch.segments
+        // What fills rows up does not stretch the positions of models whose frequencies follow the length.
+        context.length = max(batch.longest, 1)
         // [rows, time, hidden] -> [n, hidden]
         let states = try backbone.hiddenStates(batch.ids, context)
         let chosen = try states.reshaped([-1, states.size(-1)]).gathered(batch.positions)

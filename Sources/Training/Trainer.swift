@@ -7,22 +7,30 @@ import Torch
 ///
 /// A run that is killed, or stopped by Ctrl-C, goes on from its newest whole checkpoint and then computes, on the CPU
 /// with as many threads, bit for bit what it would have computed without the break.
+///
+/// Under torchrun, or another launcher that sets its variables, the processes share each step's rows and learn what one
+/// process would; see `LaunchEnvironment`.
 public final class Trainer {
     private let recipe: Recipe
     private let model: LanguageModel
     private let adapter: Adapter
     private let data: Dataset
     private let evalData: Dataset?
-    private let folder: RunFolder
-    private let report: RunReport
+    /// The run folder; nil in the processes that do not write.
+    private let folder: RunFolder?
+    private let layout: RunLayout
+    private let report: RunReport?
+    /// The other processes of the run; nil where there are none.
+    private let peers: DistributedRun?
+    /// What the processes agreed on in the last step.
+    private var agreed = DistributedRun.Wishes()
     private let optimiser: AdamW
     private let schedule: Schedule
-    private let objective = SupervisedObjective()
+    private let gradientStep: GradientStep
     private let totalSteps: Int
     private var order: DataOrder
     private var state: TrainingCheckpoint
-    /// Whether this process has seen that every trainable gets a gradient.
-    private var hasCheckedGradients = false
+    private var gradientCheck = GradientCheck()
     private var lastLoss: Double?
     /// The last step whose evaluation is in the report.
     private var evaluatedStep: Int?
@@ -38,16 +46,30 @@ public final class Trainer {
     ///   - output: The run folder, which is new or empty.
     ///   - showsProgress: Whether progress is written to standard error.
     /// - Returns: What the run has come to; see ``TrainingResult/isInterrupted``.
-    /// - Throws: What is wrong with the recipe, the model, the data or the folder; ``TrainingError`` when the run cannot
-    ///   go on.
+    /// - Throws: What is wrong with the recipe, the model, the data or the folder; ``TrainingFailure`` when a loss or a
+    ///   gradient is no finite number; ``TrainingError`` when the run cannot go on for another reason.
     @discardableResult
     public static func run(
         _ recipe: Recipe, output: String, showsProgress: Bool = true
     ) throws -> TrainingResult {
         try recipe.validate()
-        let folder = try RunFolder.create(output)
-        defer { folder.close() }
-        return try Trainer(TrainingSetup(recipe), in: folder, resumes: false, showsProgress: showsProgress).run()
+        return try DistributedRun.run(resumes: false) { peers in
+            if let peers, try peers.startsAgain(in: RunLayout(output)) {
+                return try resume(output, recipe, peers, showsProgress: showsProgress)
+            }
+            return try run(in: output, peers, showsProgress: showsProgress) { try TrainingSetup(recipe) }
+        }
+    }
+
+    /// Trains in a new run folder what `setup` makes, beside the other processes of the run.
+    static func run(
+        in output: String, _ peers: DistributedRun?, showsProgress: Bool, _ setup: () throws -> TrainingSetup
+    ) throws -> TrainingResult {
+        let folder = peers?.isWriter == false ? nil : try RunFolder.create(output)
+        defer { folder?.close() }
+        return try Trainer(
+            setup(), in: folder, RunLayout(output), peers, resumes: false, showsProgress: showsProgress
+        ).run()
     }
 
     /// Goes on with the run of a folder.
@@ -63,22 +85,42 @@ public final class Trainer {
     public static func resume(
         _ output: String, recipe: Recipe? = nil, showsProgress: Bool = true
     ) throws -> TrainingResult {
-        let folder = try RunFolder.resume(output)
-        defer { folder.close() }
-        let begun = try Recipe(path: folder.layout.recipe)
-        let setup = try TrainingSetup(recipe ?? begun)
-        try setup.recipe.requireSame(as: begun)
-        return try Trainer(setup, in: folder, resumes: true, showsProgress: showsProgress).run()
+        try DistributedRun.run(resumes: true) { try resume(output, recipe, $0, showsProgress: showsProgress) }
     }
 
-    init(_ setup: TrainingSetup, in folder: RunFolder, resumes: Bool, showsProgress: Bool) throws {
+    private static func resume(
+        _ output: String, _ recipe: Recipe?, _ peers: DistributedRun?, showsProgress: Bool
+    ) throws -> TrainingResult {
+        let folder = peers?.isWriter == false ? nil : try RunFolder.resume(output)
+        defer { folder?.close() }
+        let layout = RunLayout(output)
+        func recipes() throws -> (begun: Recipe, wanted: Recipe) {
+            let begun = try Recipe(path: layout.recipe)
+            return (begun, recipe ?? begun)
+        }
+        let (begun, wanted) = try peers?.share(recipes) ?? recipes()
+        let setup = try TrainingSetup(wanted)
+        try setup.recipe.requireSame(as: begun)
+        let trainer = try Trainer(setup, in: folder, layout, peers, resumes: true, showsProgress: showsProgress)
+        setup.recipe.versionNote(since: begun).map { trainer.report?.note($0) }
+        return try trainer.run()
+    }
+
+    private init(
+        _ setup: TrainingSetup, in folder: RunFolder?, _ layout: RunLayout, _ peers: DistributedRun?, resumes: Bool,
+        showsProgress: Bool
+    ) throws {
+        try peers?.requireSame(setup)
         recipe = setup.recipe
         model = setup.model
         adapter = setup.adapter
         data = setup.data
         evalData = setup.evalData
         self.folder = folder
+        self.layout = layout
+        self.peers = peers
         order = setup.order
+        gradientStep = GradientStep(model, data, layout: recipe.layout, seed: Seed(UInt64(recipe.seed)))
         totalSteps = try setup.totalSteps()
         schedule = try recipe.makeSchedule(totalSteps: totalSteps)
         var settings = AdamW.Settings()
@@ -88,29 +130,35 @@ public final class Trainer {
         settings.weightDecay = recipe.weightDecay
         optimiser = try AdamW(adapter.trainables, settings: settings)
         state = TrainingCheckpoint(recipe: recipe.fixedDigest, data: data.digest)
-        var notes = [data.truncationNote, evalData?.truncationNote].compactMap { $0 }
-        if resumes { notes += try Self.restore(&state, from: folder, adapter, optimiser) }
+        var notes = try [data.truncationNote, evalData?.truncationNote, adapter.zeroWeightNote()].compactMap { $0 }
+        if resumes, let folder { notes += try Self.restore(&state, from: folder, adapter, optimiser) }
+        if let peers { state.follow(step: try peers.share(step: state.step, adapter, optimiser)) }
         guard state.step <= totalSteps else {
             throw TrainingError(
                 "the run is at step \(state.step), beyond the \(totalSteps) steps that are asked for; ask for more steps"
             )
         }
-        try AtomicFile.write(recipe.yaml(), to: folder.layout.recipe)
+        if resumes { savedStep = state.step }
+        guard let folder else {
+            report = nil
+            return
+        }
+        try AtomicFile.write(recipe.yaml(), to: layout.recipe)
         if resumes {
-            best = try evalData.flatMap { try BestAdapter(in: folder.layout, data: $0.digest) }
+            layout.removeFailure()
+            best = try evalData.flatMap { try BestAdapter(in: layout, data: $0.digest) }
             try folder.removeCheckpoints(after: state.step)
-            if PathKind(folder.layout.metrics) == .file {
-                let earlier = try MetricsLog.read(path: folder.layout.metrics).filter { [state] in $0.step <= state.step
-                }
+            if PathKind(layout.metrics) == .file {
+                let earlier = try MetricsLog.read(path: layout.metrics).filter { [state] in $0.step <= state.step }
                 evaluatedStep = earlier.last { $0.evalLoss != nil }?.step
                 lastLoss = earlier.last { $0.loss != nil }?.loss
             }
-            savedStep = state.step
         }
-        report = try RunReport(
-            in: folder.layout, title: "\(recipe.method) on \(model.name)", subtitle: data.path, totalSteps: totalSteps,
+        let report = try RunReport(
+            in: layout, title: "\(recipe.method) on \(model.name)", subtitle: data.path, totalSteps: totalSteps,
             resumedStep: resumes ? state.step : nil, showsProgress: showsProgress)
         notes.forEach(report.note)
+        self.report = report
     }
 
     /// Goes to the newest whole checkpoint; without any the run begins anew.
@@ -147,13 +195,21 @@ public final class Trainer {
 
     // MARK: The loop
 
-    func run() throws -> TrainingResult { try Memory.keepingBlocks(runToTheEnd) }
+    private func run() throws -> TrainingResult {
+        do {
+            return try Memory.keepingBlocks(runToTheEnd)
+        } catch let error as ProcessGroupError {
+            // A step is taken by all or none, so the state is that of the last whole step.
+            if folder != nil, state.step > 0, savedStep != state.step { try writeCheckpoint(keep: recipe.saveTotalLimit) }
+            throw peers?.ended(by: error, step: state.step, saved: savedStep, in: layout) ?? error
+        }
+    }
 
     private func runToTheEnd() throws -> TrainingResult {
-        let interruption = Interruption()
+        let interruption = Interruption(endsAtSecond: peers == nil)
         let before = state.step == 0 ? try evaluate() : nil
-        while state.step < totalSteps, !interruption.isRequested {
-            try takeStep()
+        while state.step < totalSteps, !(peers == nil ? interruption.isRequested : agreed.stop) {
+            try takeStep(interruption)
             if state.step < totalSteps {
                 if isDue(recipe.evalSteps) { try evaluate() }
                 if isSaveDue { try save() }
@@ -161,88 +217,74 @@ public final class Trainer {
         }
         if state.step > 0 { try save() }
         guard state.step == totalSteps else {
-            report.note(
+            report?.note(
                 "stopped after step \(state.step) of \(totalSteps); to go on: graft train --resume --output "
-                    + folder.layout.path)
+                    + layout.path)
             return try finish(TrainingResult(before: before))
         }
         let after = try evaluate()
+        try peers?.requireSameAdapter(adapter, step: state.step)
         try writeAdapter()
-        return try finish(TrainingResult(adapter: folder.layout.adapter, before: before, after: after))
+        return try finish(TrainingResult(adapter: layout.adapter, before: before, after: after))
     }
 
     /// One optimiser step: gradients of all its rows, clipping, update.
-    private func takeStep() throws {
+    private func takeStep(_ interruption: Interruption) throws {
         let start = ContinuousClock.now
-        let rows = order.rows(step: state.step).map { data[$0] }
-        let supervised = rows.reduce(0) { $0 + $1.supervisedCount }
-        let lossSum = try addGradients(rows, supervised: supervised)
-        if !hasCheckedGradients { try requireGradients() }
+        let plan = order.plan(step: state.step, layout: recipe.layout) { data.length(at: $0) }
+        var sums: StepSums
+        do {
+            sums = try gradientStep.addGradients(of: plan, share: peers?.share(of: plan))
+        } catch let loss as NonFiniteLoss {
+            throw try stop(nonFiniteGuard.explain(loss, in: plan))
+        }
+        if let peers {
+            let wishes = DistributedRun.Wishes(stop: interruption.isRequested, save: isSaveDueByClock)
+            agreed = try peers.combine(&sums, adapter.trainables, wishes)
+        }
+        let learningRate = recipe.learningRate * schedule.factor(at: state.step)
+        try gradientCheck.check(adapter, step: state.step + 1, learningRate: learningRate).map { report?.note($0) }
         try adapter.prepareStep()
         let gradients = adapter.trainables.compactMap(\.tensor.grad)
         let norm = try clipNorm(of: gradients, to: recipe.maxGradNorm)
-        guard norm.isFinite else { throw try nonFiniteGradient(norm) }
-        let learningRate = recipe.learningRate * schedule.factor(at: state.step)
+        guard norm.isFinite else { throw try stop(nonFiniteGuard.explain(gradientNorm: norm, in: plan)) }
         try optimiser.step(learningRate: learningRate)
         for trainable in adapter.trainables { try trainable.tensor.setGrad(nil) }
 
         state.countStep(
-            tokens: rows.reduce(0) { $0 + $1.ids.count }, lossSum: lossSum, supervised: supervised,
+            tokens: sums.tokens, lossSum: sums.loss, supervised: sums.supervised,
             seconds: start.duration(to: .now) / .seconds(1))
-        if isDue(recipe.loggingSteps) || state.step == totalSteps { try record(learningRate, norm) }
+        if isDue(recipe.loggingSteps) || state.step == totalSteps { try record(sums, learningRate, norm) }
     }
 
-    /// Adds the gradient of the mean loss of a step's supervised tokens, in as many passes as the recipe says.
-    ///
-    /// - Returns: The sum of the tokens' losses.
-    private func addGradients(_ rows: [Example], supervised: Int) throws -> Double {
-        var sum = 0.0
-        for start in stride(from: 0, to: rows.count, by: recipe.batchSize) {
-            let part = Array(rows[start..<min(start + recipe.batchSize, rows.count)])
-            let batch = try model.batch(part)
-            let dropout = DropoutSource(seed: Seed(UInt64(recipe.seed)), pass: "\(state.step)/\(start)")
-            let loss = try objective.losses(batch, model.backbone, Context(dropout: dropout)).sum()
-            let value: Double = try loss.item()
-            guard value.isFinite else {
-                throw TrainingError(
-                    "step \(state.step + 1): the loss is \(value) for the rows at lines "
-                        + "\(part.map { "\($0.line)" }.joined(separator: ", ")) of \(data.path); lower learning_rate"
-                        + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
-            }
-            sum += value
-            try (loss / Double(supervised)).backward()
+    private var nonFiniteGuard: NonFiniteGuard {
+        NonFiniteGuard(model: model, adapter: adapter, data: data, gradientStep: gradientStep)
+    }
+
+    /// Keeps what shows a failure again: the state before the step, in which nothing of it is, and `failure.json`.
+    private func stop(_ failure: TrainingFailure) throws -> TrainingFailure {
+        if state.step > 0, savedStep != state.step, try adapter.trainables.allSatisfy({ try $0.tensor.isAllFinite() }) {
+            try writeCheckpoint(keep: nil)
         }
-        return sum
-    }
-
-    /// A trainable that nothing depends on would be saved as it began, without a word.
-    private func requireGradients() throws {
-        let missing = adapter.trainables.filter { $0.tensor.grad == nil }.map(\.name)
-        if let first = missing.first {
-            throw TrainingError(
-                "step \(state.step + 1): \(missing.count) of \(adapter.trainables.count) trainable tensors get no gradient, "
-                    + "the first is \(first); the method does not use them in this model")
-        }
-        hasCheckedGradients = true
-    }
-
-    private func nonFiniteGradient(_ norm: Double) throws -> TrainingError {
-        let culprit = try adapter.trainables.first { try $0.tensor.grad?.isAllFinite() == false }?.name
-        return TrainingError(
-            "step \(state.step + 1): the norm of the gradients is \(norm)"
-                + (culprit.map { "; the gradient of \($0) is not finite" } ?? "") + "; lower learning_rate"
-                + (model.backbone.dtype == .float32 ? "" : ", or use dtype float32"))
+        guard folder != nil else { return failure }
+        let checkpoint = try layout.checkpoints().last?.path
+        let json = failure.json(recipe, rows: failure.rows.map { data[$0] }, checkpoint: checkpoint)
+        try AtomicFile.write(json.pythonText(indent: 2) + "\n", to: layout.failure)
+        try report?.finish()
+        return failure
     }
 
     private var isSaveDue: Bool {
-        recipe.saveSteps == nil ? savedTime.duration(to: .now) >= .seconds(600) : isDue(recipe.saveSteps)
+        recipe.saveSteps == nil ? (peers == nil ? isSaveDueByClock : agreed.save) : isDue(recipe.saveSteps)
     }
+
+    private var isSaveDueByClock: Bool { savedTime.duration(to: .now) >= .seconds(600) }
 
     private func isDue(_ interval: Int?) -> Bool { interval.map { state.step % $0 == 0 } ?? false }
 
     // MARK: Reports
 
-    private func record(_ learningRate: Double, _ norm: Double) throws {
+    private func record(_ sums: StepSums, _ learningRate: Double, _ norm: Double) throws {
         var metrics = Metrics(step: state.step)
         let loss = state.unreportedLoss / Double(max(state.unreportedTargets, 1))
         metrics.epoch = order.epochs(steps: state.step)
@@ -254,7 +296,8 @@ public final class Trainer {
             state.unreportedSeconds > 0
             ? Double(state.unreportedTokens) / state.unreportedSeconds : nil
         metrics.peakMemoryBytes = try Memory.peak(on: model.backbone.device)
-        try report.record(metrics)
+        if sums.paddingShare > 0 { metrics.others["padding_share"] = sums.paddingShare }
+        try report?.record(metrics)
         lastLoss = loss
         state.reported()
     }
@@ -263,14 +306,13 @@ public final class Trainer {
     @discardableResult
     private func evaluate() throws -> Evaluation? {
         guard let evalData else { return nil }
-        let size = recipe.evalBatchSize ?? recipe.batchSize
-        let evaluation = try Evaluator(model, batchSize: size).evaluate(evalData)
+        let evaluation = try Evaluator(model, layout: recipe.evalLayout).evaluate(evalData, with: peers)
         guard evaluatedStep != state.step else { return evaluation }
         var metrics = Metrics(step: state.step)
         metrics.epoch = order.epochs(steps: state.step)
         metrics.evalLoss = evaluation.loss
         metrics.others["eval_perplexity"] = evaluation.perplexity
-        try report.record(metrics)
+        try report?.record(metrics)
         evaluatedStep = state.step
         if state.step > 0 { try keepIfBest(evaluation.loss, on: evalData) }
         return evaluation
@@ -280,23 +322,29 @@ public final class Trainer {
     private func keepIfBest(_ loss: Double, on evalData: Dataset) throws {
         guard loss.isFinite, best.map({ loss < $0.loss }) ?? true else { return }
         let new = BestAdapter(step: state.step, loss: loss, data: evalData.digest)
-        try folder.writeBest { try new.write(to: $0, adapter: adapter, model: model.name) }
+        try folder?.writeBest { try new.write(to: $0, adapter: adapter, model: model.name) }
         best = new
     }
 
     /// Writes the adapter that the run ends with.
     private func writeAdapter() throws {
+        guard let folder else { return }
         guard recipe.loadBestModelAtEnd, let best, best.step != state.step else {
             return try folder.writeAdapter { try adapter.save(to: $0, baseModel: model.name) }
         }
-        try folder.writeAdapter { try BestAdapter.copyAdapter(of: folder.layout, to: $0) }
-        report.note("the adapter is that of step \(best.step), whose held-out loss was \(Units.loss(best.loss))")
+        try folder.writeAdapter { try BestAdapter.copyAdapter(of: layout, to: $0) }
+        report?.note("the adapter is that of step \(best.step), whose held-out loss was \(Units.loss(best.loss))")
     }
 
     /// Writes a checkpoint, unless the newest is of this step.
     private func save() throws {
         guard savedStep != state.step else { return }
-        try folder.writeCheckpoint(step: state.step, keep: recipe.saveTotalLimit, keeping: best?.step) {
+        try peers?.requireSameAdapter(adapter, step: state.step)
+        try writeCheckpoint(keep: recipe.saveTotalLimit)
+    }
+
+    private func writeCheckpoint(keep: Int?) throws {
+        try folder?.writeCheckpoint(step: state.step, keep: keep, keeping: best?.step) {
             try state.write(to: $0, adapter: adapter, model: model.name, optimiser: optimiser)
         }
         savedStep = state.step
@@ -305,9 +353,11 @@ public final class Trainer {
 
     /// Ends the report and completes the result.
     private func finish(_ outcome: TrainingResult) throws -> TrainingResult {
-        try report.finish()
+        // Nobody is done before rank 0 has written everything.
+        try report?.finish()
+        try peers?.group.barrier()
         var result = outcome
-        result.output = folder.layout.path
+        result.output = layout.path
         result.steps = state.step
         result.totalSteps = totalSteps
         result.loss = lastLoss

@@ -60,6 +60,9 @@ struct TrainingCheckpoint: Equatable {
         (unreportedLoss, unreportedTargets, unreportedTokens, unreportedSeconds) = (0, 0, 0, 0)
     }
 
+    /// Goes to the step of the process that keeps the checkpoints; what is reported is known there alone.
+    mutating func follow(step: Int) { self.step = step }
+
     // MARK: Writing
 
     /// Writes the files of a checkpoint into an empty folder.

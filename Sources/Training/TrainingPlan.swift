@@ -82,19 +82,19 @@ public struct TrainingPlan: Sendable {
         _ setup: TrainingSetup, steps: Int
     ) -> (tokens: Int, supervised: Int, lengths: Int) {
         var order = setup.order
-        let size = setup.recipe.batchSize
+        let (data, layout) = (setup.data, setup.recipe.layout)
         let multiple = Batch.lengthMultiple(of: setup.model.backbone)
         var largest = (tokens: 0, supervised: 0)
         var lengths: Set<Int> = []
         // A pass or two see all there is to see; later ones only mix it anew.
         for step in 0..<min(steps, 2 * order.stepsPerEpoch) {
-            let rows = order.rows(step: step).map { setup.data[$0] }
-            for start in stride(from: 0, to: rows.count, by: size) {
-                let part = rows[start..<min(start + size, rows.count)]
-                let length = Batch.length(of: part, multiple: multiple)
-                lengths.insert(length)
-                let tokens = part.count * length
-                if tokens > largest.tokens { largest = (tokens, part.reduce(0) { $0 + $1.supervisedCount }) }
+            for pass in order.plan(step: step, layout: layout, length: { data.length(at: $0) }).microBatches {
+                let shape = Batch.shape(of: pass.lengths, isPacked: layout.isPacked, multiple: multiple)
+                lengths.insert(shape.time)
+                let tokens = shape.rows * shape.time
+                if tokens > largest.tokens {
+                    largest = (tokens, pass.rows.reduce(0) { $0 + data[$1].supervisedCount })
+                }
             }
         }
         return (largest.tokens, largest.supervised, lengths.count)

@@ -32,8 +32,10 @@ struct TrainingSetup {
         self.adapter = adapter
         data = try model.dataset(recipe.data, maxLength: recipe.maxLength)
         evalData = try recipe.evalData.map { try model.dataset($0, maxLength: recipe.maxLength) }
+        try recipe.layout.requireRoom(for: data)
+        if let evalData { try recipe.evalLayout.requireRoom(for: evalData) }
         self.recipe = try recipe.completed(model.backbone, adapter.configuration)
-        adapter.attach()
+        try adapter.attach()
     }
 
     /// The rows of one optimiser step.

@@ -14,6 +14,19 @@ struct DocumentationTests {
         #expect(try page("README.md").contains(table), "README.md is stale: run 'make docs'")
     }
 
+    @Test func theTablesOfScaleAreTheScripts() async throws {
+        let script = try RunningCommand(
+            RepositoryPaths.required(RepositoryPaths.oraclePython), [RepositoryPaths.root + "/scripts/scale.py"])
+        let tables = try await script.wait().output.components(separatedBy: "\n\n")
+        #expect(tables.count == 5)
+        let text = try page("docs/scale.md")
+        for table in tables {
+            #expect(
+                text.contains(table.trimmingCharacters(in: .newlines)),
+                "docs/scale.md is stale: run 'python3 scripts/scale.py docs/scale.md'")
+        }
+    }
+
     @Test func theWorkedMethodIsTheOneThatRuns() throws {
         let source = try page("Examples/CustomMethod/LoRAXS.swift")
         #expect(try page("CONTRIBUTING.md").contains("```swift\n\(source)```"))

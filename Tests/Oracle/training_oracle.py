@@ -82,6 +82,21 @@ def objective(folder, rows, output):
     return loss.item()
 
 
+def packed_objective(folder, rows, output):
+    """The same for rows in one sequence with positions that begin anew, from which transformers itself makes the mask."""
+    ids = torch.tensor([[token for row, _ in rows for token in row]])
+    positions = torch.tensor([[index for row, _ in rows for index in range(len(row))]])
+    labels = torch.tensor(
+        [[token if learnt and index else -100 for row, flags in rows for index, (token, learnt) in enumerate(zip(row, flags))]]
+    )
+    with torch.enable_grad():
+        model = fresh_model(folder)
+        loss = model(input_ids=ids, labels=labels, position_ids=positions, use_cache=False).loss
+        loss.backward()
+    store(output, {name: value.grad for name, value in model.named_parameters()})
+    return loss.item()
+
+
 def adamw(path, output, steps, lr, betas, eps, weight_decay, clip=0.0, fused=False):
     """Parameters p.<name> after AdamW steps with the gradients g.<step>.<name>; returns the norms before clipping."""
     tensors = load_file(path)

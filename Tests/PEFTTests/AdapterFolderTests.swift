@@ -359,7 +359,7 @@ struct AdapterFolderTests {
         let size = Double(try adapted.to(dtype: .float32).absolute().maximum().item(as: Float.self))
         #expect(try largestDifference(merged, adapted) < size * (dtype == .float32 ? 1e-5 : 0.1))
         #expect(try largestDifference(merged, base) > 1e-2)
-        adapter.unmerge()
+        try adapter.unmerge()
         #expect(!adapter.isMerged)
         #expect(try bits(withoutGrad { try backbone.logits(ids) }) == bits(adapted))
         try adapter.mergeIntoBackbone()

@@ -133,8 +133,9 @@ extension Adapter {
     /// Runs `body` with the updates in the model's weights and not in its slots.
     func whileMerged<Result>(_ body: () throws -> Result) throws -> Result {
         try mergeIntoBackbone()
-        defer { unmerge() }
-        return try body()
+        let result = try body()
+        try unmerge()
+        return result
     }
 }
 

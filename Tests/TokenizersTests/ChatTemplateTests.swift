@@ -25,28 +25,10 @@ struct ChatTemplateTests {
         }
     }
 
-    private func messages(_ conversation: [ChatMessage]) -> JSON {
-        JSON(conversation.map { ["role": .string($0.role), "content": .string($0.content)] })
-    }
-
-    /// Conversations with odd contents; mostly a system message and alternating turns, sometimes anything.
-    private func conversations(_ count: Int, seed: UInt64) -> [[ChatMessage]] {
-        var random = SeededGenerator(seed: seed)
-        var lines = LineGenerator(seed: seed + 1, specials: ["<|im_end|>", "<think>\nhm\n</think>\n", "</think>"])
-        return (0..<count).map { _ in
-            var roles = Bool.random(using: &random) ? ["system"] : []
-            for _ in 0..<Int.random(in: 1...3, using: &random) { roles += ["user", "assistant"] }
-            if Bool.random(using: &random) { roles.removeLast() }
-            if Int.random(in: 0..<8, using: &random) == 0 { roles.append("tool") }
-            if Int.random(in: 0..<8, using: &random) == 0 { roles.shuffle(using: &random) }
-            return roles.map { ChatMessage(role: $0, content: lines.line(fragments: 5)) }
-        }
-    }
-
     @Test func theModelsTemplateIsRenderedAsByJinja() async throws {
         let tokenizer = try await smolLM2.value
         let template = try tokenizer.chatTemplate()
-        try await compare([("SmolLM2", template.source)], count: 200, seed: 51)
+        try await compare([("SmolLM2's own", template.source)], count: 100, seed: 51)
         #expect(
             try template.render(messages: [ChatMessage(role: "user", content: "Hi")], addGenerationPrompt: true)
                 == "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
@@ -54,30 +36,41 @@ struct ChatTemplateTests {
     }
 
     @Test func templatesOfManyFamiliesAreRenderedAsByJinja() async throws {
-        try await compare(Templates.all, count: 60, seed: 52)
+        #expect(TemplateFamily.all.count >= 30)
+        try await compare(TemplateFamily.all.map { ($0.name, $0.source) }, count: 40, seed: 52)
     }
 
     private func compare(_ templates: [(name: String, source: String)], count: Int, seed: UInt64) async throws {
         for (index, (name, source)) in templates.enumerated() {
+            var random = ConversationGenerator(seed: seed &+ UInt64(index))
             var cases: [Case] = []
-            let talks = conversations(count, seed: seed &+ UInt64(index))
+            let talks = (0..<count).map { _ in random.conversation() }
             for (number, talk) in talks.enumerated() {
-                cases.append(
-                    Case(
-                        source: source,
-                        variables: [
-                            "messages": messages(talk), "add_generation_prompt": JSON(number % 2 == 0), "tools": nil,
-                            "documents": nil, "bos_token": "<s>", "eos_token": "</s>", "enable_thinking": false,
-                        ]))
+                var variables: KeyedList<JSON> = [
+                    "messages": JSON(talk.messages.map { .object($0.fields) }),
+                    "add_generation_prompt": JSON(number % 2 == 0),
+                    "tools": talk.tools.isEmpty ? nil : JSON(talk.tools), "documents": nil, "bos_token": "<s>",
+                    "eos_token": "</s>",
+                ]
+                for pair in talk.variables { variables[pair.key] = pair.value }
+                cases.append(Case(source: source, variables: variables))
             }
             let template = try ChatTemplate(
                 source: source, specialTokens: ["bos_token": "<s>", "eos_token": "</s>"])
             let referenced = try await referenced(cases)
-            #expect(referenced.contains { $0.expected != nil }, "\(name): \(referenced.first?.reason ?? "")")
+            let accepted = referenced.count { $0.expected != nil }
+            #expect(accepted >= count / 8, "\(name): \(referenced.first { $0.expected == nil }?.reason ?? "")")
             for (number, (talk, reference)) in zip(talks, referenced).enumerated() {
-                let text = try? template.render(
-                    messages: talk, addGenerationPrompt: number % 2 == 0, variables: ["enable_thinking": false])
-                #expect(text.map { Array($0.utf8) } == reference.expected.map { Array($0.utf8) }, "\(name): \(talk)")
+                var message = ""
+                var text: String?
+                do {
+                    text = try template.render(talk, addGenerationPrompt: number % 2 == 0)
+                } catch {
+                    message = "\(error)"
+                }
+                #expect(
+                    text.map { Array($0.utf8) } == reference.expected.map { Array($0.utf8) },
+                    "\(name): \(talk) gives \(text ?? message), not \(reference.expected ?? reference.reason)")
             }
         }
     }
@@ -149,7 +142,14 @@ struct ChatTemplateTests {
             ("{{ x" + String(repeating: ".a", count: 5000) + " }}", 1, "deep"),
             (String(repeating: "{% if 1 %}", count: 500), 1, "deep"), ("{% break %}", nil, "outside a loop"),
             ("{% set ns = namespace(_x=1) %}", 1, "_x"), ("{% set x.y = 1 %}", 1, "not a namespace"),
-            ("{% for a, b in [1] %}{% endfor %}", 1, "unpacked"), ("{{ f(*x) }}", 1, "*"), ("{{ {1: 2} }}", 1, "keys"),
+            ("{% for a, b in [1] %}{% endfor %}", 1, "unpacked"), ("{{ dict(*1) }}", 1, "*"),
+            ("{{ {[1]: 2} }}", 1, "a list cannot be a key"),
+            ("{% import 'x' as y %}", 1, "stands alone"),
+            ("{% for x in [[1]] recursive %}{{ loop(9) }}{% endfor %}", 1, "run over"),
+            ("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", 1, "levels deep"),
+            ("{{ '%99999999d' % 1 }}", 1, "larger"), ("{{ 'a'.center(99999999) }}", 1, "larger"),
+            ("{% for x in [1] %}{{ loop([2]) }}{% endfor %}", 1, "recursive"),
+            ("{{ [1]|batch(99999999, 0) }}", 1, "larger"), ("{{ [1]|slice(99999999) }}", 1, "larger"),
         ]
         for (source, line, part) in cases {
             do {

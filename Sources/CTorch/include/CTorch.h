@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /// Raised with every incompatible change of `CTorchAPI`, so that a stale shim is refused instead of misread.
-#define CTORCH_ABI_VERSION 3
+#define CTORCH_ABI_VERSION 4
 
 /// One reference to a tensor (an owned `at::Tensor *`).
 typedef struct CTTensorOpaque *CTTensor;
@@ -28,6 +28,8 @@ typedef struct CTTensorOpaque *CTTensor;
 typedef struct CTOperatorOpaque *CTOperator;
 /// A random generator of LibTorch (an owned `at::Generator *`).
 typedef struct CTGeneratorOpaque *CTGenerator;
+/// The processes that work together, as one of them sees them.
+typedef struct CTGroupOpaque *CTGroup;
 
 /// What a `CTValue` holds. Lists are `count` items at `pointer`.
 enum CTKind {
@@ -61,6 +63,22 @@ typedef char *_Nullable (*CTBackward)(
     CTTensor _Nullable *_Nonnull gradInputs, int32_t inputCount);
 /// Releases an owner's reference.
 typedef void (*CTRelease)(void *context);
+
+/// How processes find each other.
+typedef struct CTGroupOptions {
+    const char *host;
+    int32_t port;
+    int32_t rank;
+    int32_t size;
+    /// Whether this process answers at `port`; else another one does, or the launcher's agent.
+    bool isServer;
+    /// Keeps the keys of groups apart that meet at one port.
+    const char *prefix;
+    /// How long to wait for the others, in an exchange and at the start.
+    int64_t timeoutMilliseconds;
+    /// After how long without a sign of life a process counts as lost.
+    int64_t silenceMilliseconds;
+} CTGroupOptions;
 
 /// The engine. Functions that can fail return NULL or a negative number; `lastError` then says why.
 typedef struct CTorchAPI {
@@ -125,6 +143,22 @@ typedef struct CTorchAPI {
     int32_t (*_Nonnull resetDevicePeak)(int32_t device);
     /// Whether large blocks of main memory that tensors give up are kept for the next tensors of their size.
     void (*_Nonnull setKeepsBlocks)(bool keeps);
+
+    // Process groups. Every process of a group makes the same calls in the same order.
+    /// NULL where processes can work together, else why not.
+    const char *_Nullable (*_Nonnull groupObstacle)(void);
+    CTGroup _Nullable (*_Nonnull openGroup)(const CTGroupOptions *options);
+    /// Adds up the tensors of all processes, in place.
+    int32_t (*_Nonnull groupSum)(CTGroup group, CTTensor tensor);
+    /// Copies the tensor of the process `root` into those of the others.
+    int32_t (*_Nonnull groupBroadcast)(CTGroup group, CTTensor tensor, int32_t root);
+    /// Tells the others that this process ends, and why.
+    void (*_Nonnull groupAnnounce)(CTGroup group, const char *reason);
+    /// Why the group broke: "lost RANK[,RANK ...]", "ended RANK REASON" or "store"; empty where it did not. After a
+    /// failed exchange it waits until that is known. The caller frees it with `freeList`.
+    char *_Nullable (*_Nonnull groupVerdict)(CTGroup group, bool waits);
+    /// Leaves the group; after a failure without the others.
+    void (*_Nonnull closeGroup)(CTGroup group);
 } CTorchAPI;
 
 /// Loads the engine once and returns its table, or NULL with a sentence in `*error` (static storage).

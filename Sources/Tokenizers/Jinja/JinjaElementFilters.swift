@@ -16,7 +16,7 @@ enum JinjaElementFilters {
             guard let path = rest.popFirst() else { throw TemplateError("the filter \"\(name)\" needs an attribute") }
             extract = attribute(path)
         }
-        let test = try rest.popFirst().map { try JinjaMethods.requiredText($0, name) }
+        let test = try rest.popFirst().map { try requiredText($0, name) }
         if let test { try JinjaTests.check(test, line: nil) }
         let keeps = name.hasPrefix("select")
         return .list(
@@ -29,7 +29,7 @@ enum JinjaElementFilters {
 
     private static func map(_ elements: [JinjaValue], _ arguments: JinjaCallArguments) throws -> [JinjaValue] {
         if let first = arguments.positional.first {
-            let name = try JinjaMethods.requiredText(first, "map")
+            let name = try requiredText(first, "map")
             try JinjaFilters.check(name, line: nil)
             let rest = JinjaCallArguments(
                 positional: Array(arguments.positional.dropFirst()), named: arguments.named)
@@ -46,7 +46,7 @@ enum JinjaElementFilters {
         _ path: JinjaValue, default fallback: JinjaValue? = nil
     ) -> (JinjaValue) throws -> JinjaValue {
         let steps: [JinjaValue]
-        if case .string(let text) = path {
+        if case .string(let text, _) = path {
             steps = text.split(by: ".").map { part in Int(part).map { .integer($0) } ?? .string(part) }
         } else {
             steps = [path]

@@ -17,7 +17,7 @@ extension JinjaInterpreter {
     /// Counts the size of a new value as work, so that a template cannot fill the memory.
     mutating func charged(_ value: JinjaValue, line: Int) throws -> JinjaValue {
         switch value {
-        case .string(let text): try step(line, count: text.utf8.count >> 6)
+        case .string(let text, _): try step(line, count: text.utf8.count >> 6)
         case .list(let values), .tuple(let values): try step(line, count: values.count >> 2)
         default: break
         }
@@ -46,10 +46,10 @@ extension JinjaInterpreter {
         case .concatenation(let nodes):
             let text = try nodes.map { node in
                 let value = try evaluate(node)
-                return try located(node) { try value.text() }
+                return try located(node) { try value.markedText() }
             }.joined()
-            try located(node) { try JinjaValue.checkSize(text.utf8.count) }
-            return .string(text)
+            try located(node) { try JinjaValue.checkSize(text.count) }
+            return .marked(text)
         case .binary(let left, let symbol, let right):
             let (a, b) = (try evaluate(left), try evaluate(right))
             return try located(node) { try a.applying(symbol, b) }
@@ -80,23 +80,37 @@ extension JinjaInterpreter {
     }
 
     mutating func evaluate(_ arguments: JinjaArguments) throws -> JinjaCallArguments {
-        JinjaCallArguments(
+        var given = JinjaCallArguments(
             positional: try evaluate(arguments.positional),
             named: try arguments.named.map { ($0.name, try evaluate($0.value)) })
+        if let node = arguments.unpacked {
+            let value = try evaluate(node)
+            guard let elements = value.elements else {
+                throw TemplateError(line: node.line, "* unpacks a sequence, not \(value.kind)\(node.quoted)")
+            }
+            given.positional += elements
+        }
+        if let node = arguments.unpackedNamed {
+            guard case .dictionary(let pairs) = try evaluate(node) else {
+                throw TemplateError(line: node.line, "** unpacks a dictionary\(node.quoted)")
+            }
+            for pair in pairs.entries {
+                guard case .string(let name, _) = pair.key else {
+                    throw TemplateError(line: node.line, "** needs strings as keys\(node.quoted)")
+                }
+                given.named.append((name, pair.value))
+            }
+        }
+        return given
     }
 
     private mutating func evaluateDictionary(
         _ pairs: [(key: JinjaNode, value: JinjaNode)]
     ) throws -> JinjaValue {
-        var result = JinjaFunctions.emptyDictionary
+        var result = JinjaDictionary()
         for pair in pairs {
-            let key = try evaluate(pair.key)
-            guard case .string(let text) = key else {
-                throw TemplateError(
-                    line: pair.key.line,
-                    "only strings can be keys of a dictionary here, not \(key.kind)\(pair.key.quoted)")
-            }
-            result[text] = try evaluate(pair.value)
+            let (key, value) = (try evaluate(pair.key), try evaluate(pair.value))
+            try located(pair.key) { try result.set(key, value) }
         }
         return .dictionary(result)
     }
@@ -138,7 +152,7 @@ extension JinjaInterpreter {
             return value.attribute(name)
         case .item(let object, let index):
             let (value, key) = (try evaluate(object), try evaluate(index))
-            if case .namespace(let number) = value, case .string(let name) = key {
+            if case .namespace(let number) = value, case .string(let name, _) = key {
                 return namespaces[number][name] ?? .undefined("the namespace has no attribute \"\(name)\"")
             }
             return try located(node) { try value.item(key) }
@@ -156,7 +170,9 @@ extension JinjaInterpreter {
         let function = try evaluate(callee)
         let given = try evaluate(arguments)
         switch function {
-        case .macro(let number): return .string(try call(number, given, line: node.line))
+        case .macro(let number): return .marked(try call(number, given, line: node.line))
+        case .loop(let loop): return .marked(try repeatLoop(loop, given, line: node.line))
+        case .method(.loop(let loop), "changed"): return .boolean(hasChanged(given.positional, in: loop))
         case .method(let receiver, let name):
             return try located(node) { try JinjaMethods.call(name, of: receiver, given) }
         case .function("namespace"):
@@ -172,9 +188,10 @@ extension JinjaInterpreter {
     private mutating func makeNamespace(_ arguments: JinjaCallArguments) throws -> JinjaValue {
         guard case .dictionary(let pairs) = try JinjaFunctions.call("dict", arguments) else { return .none }
         var attributes: [String: JinjaValue] = [:]
-        for pair in pairs {
-            try Self.checkAttribute(pair.key, line: nil)
-            attributes[pair.key] = pair.value
+        for pair in pairs.entries {
+            guard case .string(let name, _) = pair.key else { throw TemplateError("a namespace has names only") }
+            try Self.checkAttribute(name, line: nil)
+            attributes[name] = pair.value
         }
         namespaces.append(attributes)
         return .namespace(namespaces.count - 1)

@@ -158,6 +158,7 @@ extension JinjaParser {
         switch kind {
         case .name(let name):
             advance()
+            names.insert(name)
             return try make(Self.constant(name).map { .literal($0) } ?? .name(name), line)
         case .string(var text):
             advance()
@@ -283,14 +284,19 @@ extension JinjaParser {
             }
             isFirst = false
             let line = token.line
-            if isSymbol("*") || isSymbol("**") {
-                throw TemplateError(line: line, "unpacking arguments with * is not supported")
-            }
-            if case .name(let name) = token.kind, index + 1 < tokens.count, tokens[index + 1].kind == .symbol("=") {
+            if arguments.unpackedNamed != nil { throw TemplateError(line: line, "no argument may follow **") }
+            if skipSymbol("**") {
+                arguments.unpackedNamed = try nested { try $0.parseExpression() }
+            } else if skipSymbol("*") {
+                guard arguments.unpacked == nil else { throw TemplateError(line: line, "there is more than one *") }
+                arguments.unpacked = try nested { try $0.parseExpression() }
+            } else if case .name(let name) = token.kind, index + 1 < tokens.count,
+                tokens[index + 1].kind == .symbol("=")
+            {
                 advance()
                 advance()
                 arguments.named.append((name, try nested { try $0.parseExpression() }))
-            } else if arguments.named.isEmpty {
+            } else if arguments.named.isEmpty, arguments.unpacked == nil {
                 arguments.positional.append(try nested { try $0.parseExpression() })
             } else {
                 throw TemplateError(line: line, "an argument without a name follows one with a name")

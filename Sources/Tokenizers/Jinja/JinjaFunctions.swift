@@ -1,11 +1,8 @@
-import Formats
 import Foundation
 
 /// The global functions of chat templates, but for `namespace`, which the interpreter keeps.
 enum JinjaFunctions {
     static let names: Set<String> = ["dict", "namespace", "raise_exception", "range", "strftime_now"]
-
-    static let emptyDictionary = KeyedList<JinjaValue>()
 
     /// A range may not be longer than this, as in Jinja's sandbox.
     private static let rangeLimit = 100_000
@@ -19,7 +16,7 @@ enum JinjaFunctions {
             throw TemplateError(message, isRaisedByTemplate: true)
         default:
             let format = try arguments.bound(to: ["format"], of: "strftime_now()")[0]
-            return .string(try formattedNow(JinjaMethods.requiredText(format, "strftime_now")))
+            return .string(try formattedNow(requiredText(format, "strftime_now")))
         }
     }
 
@@ -45,15 +42,21 @@ enum JinjaFunctions {
     }
 
     private static func dictionary(_ arguments: JinjaCallArguments) throws -> JinjaValue {
-        var result = emptyDictionary
+        var result = JinjaDictionary()
         guard arguments.positional.count <= 1 else { throw TemplateError("dict() takes at most one dictionary") }
         if let first = arguments.positional.first {
-            guard case .dictionary(let pairs) = first else {
-                throw TemplateError("dict() takes a dictionary or names, not \(first.kind)")
+            if case .dictionary(let pairs) = first {
+                result = pairs
+            } else {
+                for pair in first.elements ?? [first] {
+                    guard let parts = pair.elements, parts.count == 2 else {
+                        throw TemplateError("dict() takes a dictionary, pairs or names, not \(first.kind)")
+                    }
+                    try result.set(parts[0], parts[1])
+                }
             }
-            result = pairs
         }
-        for (name, value) in arguments.named { result[name] = value }
+        for (name, value) in arguments.named { try result.set(.string(name), value) }
         return .dictionary(result)
     }
 

@@ -18,6 +18,11 @@ struct JinjaInterpreter {
     /// The attributes of the namespaces that were made.
     var namespaces: [[String: JinjaValue]] = []
     var macros: [BoundMacro] = []
+    /// The recursive loops that have begun, and how many scopes surround each.
+    private var recursiveLoops: [(loop: JinjaForLoop, scopes: Int)] = []
+    private var loopRuns = 0
+    /// What `loop.changed` was last called with, by the run of the loop.
+    private var loopValues: [Int: [JinjaValue]] = [:]
     private var macroDepth = 0
     private var steps = 0
 
@@ -30,7 +35,7 @@ struct JinjaInterpreter {
     }
 
     /// Runs statements and appends their text to `output`.
-    mutating func run(_ statements: [JinjaStatement], _ output: inout String) throws -> Flow {
+    mutating func run(_ statements: [JinjaStatement], _ output: inout JinjaText) throws -> Flow {
         for statement in statements {
             let flow = try run(statement, &output)
             guard case .next = flow else { return flow }
@@ -46,21 +51,21 @@ struct JinjaInterpreter {
         }
     }
 
-    private mutating func run(_ statement: JinjaStatement, _ output: inout String) throws -> Flow {
+    private mutating func run(_ statement: JinjaStatement, _ output: inout JinjaText) throws -> Flow {
         try step(statement.line)
         switch statement.kind {
-        case .text(let text): output += text
+        case .text(let text): output.text += text
         case .output(let node):
             let value = try evaluate(node)
-            output += try located(node) { try value.text() }
-            guard output.utf8.count <= 4 * JinjaValue.sizeLimit else {
+            output.append(try located(node) { try value.markedText() })
+            guard output.count <= 4 * JinjaValue.sizeLimit else {
                 throw TemplateError(line: statement.line, "the rendered text is too long")
             }
         case .branches(let branches, let otherwise):
             for branch in branches where try evaluate(branch.condition).isTrue { return try run(branch.body, &output) }
             return try run(otherwise, &output)
-        case .loop(let target, let sequence, let condition, let body, let otherwise):
-            return try runLoop(target, sequence, condition, body, otherwise, &output)
+        case .loop(let loop):
+            return try runLoop(loop, over: try evaluate(loop.sequence), &output)
         case .set(let target, let node):
             try assign(try evaluate(node), to: target, line: statement.line)
         case .setBlock(let target, let body, let filters):
@@ -70,9 +75,9 @@ struct JinjaInterpreter {
             macros.append(BoundMacro(macro: macro, scopes: scopes.count))
             try assign(.macro(macros.count - 1), to: .name(macro.name), line: statement.line)
         case .callBlock(let call, let caller):
-            output += try callBlock(call, caller)
+            output.append(try callBlock(call, caller))
         case .filterBlock(let filters, let body):
-            output += try filtered(try captured(body), filters, line: statement.line).text()
+            output.append(try filtered(try captured(body), filters, line: statement.line).markedText())
         case .scope(let assignments, let body):
             var variables: [String: JinjaValue] = [:]
             for (target, node) in assignments {
@@ -96,9 +101,9 @@ struct JinjaInterpreter {
     }
 
     private mutating func captured(_ body: [JinjaStatement]) throws -> JinjaValue {
-        var text = ""
+        var text = JinjaText()
         try inScope([:]) { _ = try $0.run(body, &text) }
-        return try charged(.string(text), line: body.first?.line ?? 1)
+        return try charged(.marked(text), line: body.first?.line ?? 1)
     }
 
     private mutating func filtered(
@@ -113,30 +118,61 @@ struct JinjaInterpreter {
     // MARK: Loops
 
     private mutating func runLoop(
-        _ target: JinjaTarget, _ sequence: JinjaNode, _ condition: JinjaNode?, _ body: [JinjaStatement],
-        _ otherwise: [JinjaStatement], _ output: inout String
+        _ loop: JinjaForLoop, over value: JinjaValue, body: Int? = nil, depth: Int = 0, _ output: inout JinjaText
     ) throws -> Flow {
-        let value = try evaluate(sequence)
+        let (target, line) = (loop.target, loop.sequence.line)
         guard var items = value.elements else {
-            throw TemplateError(line: sequence.line, "a for loop cannot run over \(value.kind)\(sequence.quoted)")
+            throw TemplateError(line: line, "a for loop cannot run over \(value.kind)\(loop.sequence.quoted)")
         }
-        if let condition {
+        if let condition = loop.condition {
             items = try items.filter { item in
+                try step(line)
                 var variables: [String: JinjaValue] = [:]
-                try bind(item, to: target, line: sequence.line, in: &variables)
+                try bind(item, to: target, line: line, in: &variables)
                 return try inScope(variables) { try $0.evaluate(condition).isTrue }
             }
         }
-        guard !items.isEmpty else { return try inScope([:]) { try $0.run(otherwise, &output) } }
+        guard !items.isEmpty else { return try inScope([:]) { try $0.run(loop.otherwise, &output) } }
+        var body = body
+        if loop.isRecursive, body == nil {
+            recursiveLoops.append((loop, scopes.count))
+            body = recursiveLoops.count - 1
+        }
+        loopRuns += 1
+        let run = loopRuns
+        defer { loopValues[run] = nil }
         for (index, item) in items.enumerated() {
-            try step(sequence.line)
-            let loop = JinjaLoop(items: items, index0: index)
-            var variables: [String: JinjaValue] = ["loop": .loop(loop)]
-            try bind(item, to: target, line: sequence.line, in: &variables)
-            let flow = try inScope(variables) { try $0.run(body, &output) }
+            try step(line)
+            let state = JinjaLoop(items: items, index0: index, depth0: depth, run: run, body: body)
+            var variables: [String: JinjaValue] = ["loop": .loop(state)]
+            try bind(item, to: target, line: line, in: &variables)
+            let flow = try inScope(variables) { try $0.run(loop.body, &output) }
             if case .breakLoop = flow { break }
         }
         return .next
+    }
+
+    /// `loop(elements)`: what the body of a recursive loop writes for other elements.
+    mutating func repeatLoop(_ state: JinjaLoop, _ arguments: JinjaCallArguments, line: Int) throws -> JinjaText {
+        guard let body = state.body else {
+            throw TemplateError(line: line, "only a loop that says \"recursive\" can be called")
+        }
+        guard let value = try located(line, { try arguments.bound(to: ["iterable"], of: "loop()") })[0] else {
+            throw TemplateError(line: line, "loop() needs a sequence")
+        }
+        let (loop, scopes) = recursiveLoops[body]
+        return try inner(scopes: scopes, line: line) { interpreter in
+            var text = JinjaText()
+            _ = try interpreter.runLoop(loop, over: value, body: body, depth: state.depth0 + 1, &text)
+            return text
+        }
+    }
+
+    /// `loop.changed(values)`: whether the values differ from those of the call before.
+    mutating func hasChanged(_ values: [JinjaValue], in loop: JinjaLoop) -> Bool {
+        if let last = loopValues[loop.run], JinjaValue.list(last).isEqual(to: .list(values)) { return false }
+        loopValues[loop.run] = values
+        return true
     }
 
     // MARK: Assignment
@@ -187,10 +223,15 @@ struct JinjaInterpreter {
 
     // MARK: Macros
 
-    private mutating func callBlock(_ call: JinjaNode, _ caller: JinjaMacro) throws -> String {
+    private mutating func callBlock(_ call: JinjaNode, _ caller: JinjaMacro) throws -> JinjaText {
         guard case .call(let callee, let arguments) = call.expression,
             case .macro(let number) = try evaluate(callee)
         else { throw TemplateError(line: call.line, "{% call %} needs a call of a macro") }
+        guard macros[number].macro.takesCaller else {
+            throw TemplateError(
+                line: call.line,
+                "the macro \"\(macros[number].macro.name)\" never calls caller(), which {% call %} is for")
+        }
         macros.append(BoundMacro(macro: caller, scopes: scopes.count))
         let callerValue = JinjaValue.macro(macros.count - 1)
         return try self.call(number, try evaluate(arguments), caller: callerValue, line: call.line)
@@ -199,27 +240,47 @@ struct JinjaInterpreter {
     /// Calls a macro: its body sees its arguments and the scopes around its definition.
     mutating func call(
         _ number: Int, _ arguments: JinjaCallArguments, caller: JinjaValue? = nil, line: Int
-    ) throws -> String {
+    ) throws -> JinjaText {
         let bound = macros[number]
+        let macro = bound.macro
+        let (values, rest) = arguments.boundLoosely(to: macro.parameters.map(\.name))
+        guard macro.takesMore || rest.positional.isEmpty, macro.takesMoreNamed || rest.named.isEmpty else {
+            let extra = rest.named.first.map { "no parameter \"\($0.name)\"" } ?? "\(values.count) parameters only"
+            throw TemplateError(line: line, "the macro \"\(macro.name)\" has \(extra)")
+        }
+        var more: [String: JinjaValue] = [:]
+        if macro.takesMore { more["varargs"] = .tuple(rest.positional) }
+        if macro.takesMoreNamed {
+            more["kwargs"] = .dictionary(JinjaDictionary(names: rest.named.lazy.map { ($0.name, $0.value) }))
+        }
+        more["caller"] = caller
+        return try inner(scopes: bound.scopes, line: line) { interpreter in
+            try interpreter.inScope(more) { interpreter in
+                for (parameter, value) in zip(macro.parameters, values) {
+                    let value = try value ?? parameter.defaultValue.map { try interpreter.evaluate($0) }
+                    interpreter.scopes[interpreter.scopes.count - 1][parameter.name] =
+                        value ?? .undefined("the parameter \"\(parameter.name)\" was not given")
+                }
+                var text = JinjaText()
+                _ = try interpreter.run(macro.body, &text)
+                return text
+            }
+        }
+    }
+
+    /// Runs what was defined with `count` scopes around it: the ones that have come since are hidden meanwhile.
+    private mutating func inner(
+        scopes count: Int, line: Int, _ body: (inout JinjaInterpreter) throws -> JinjaText
+    ) throws -> JinjaText {
         macroDepth += 1
         defer { macroDepth -= 1 }
         guard macroDepth <= Self.macroLimit else {
-            throw TemplateError(line: line, "macros call each other more than \(Self.macroLimit) levels deep")
+            throw TemplateError(
+                line: line, "macros or recursive loops call each other more than \(Self.macroLimit) levels deep")
         }
-        let names = bound.macro.parameters.map(\.name)
-        let values = try located(line) { try arguments.bound(to: names, of: "the macro \"\(bound.macro.name)\"") }
-        let outer = Array(scopes[min(bound.scopes, scopes.count)...])
-        scopes.removeLast(outer.count)
-        defer { scopes += outer }
-        return try inScope(caller.map { ["caller": $0] } ?? [:]) { interpreter in
-            for (parameter, value) in zip(bound.macro.parameters, values) {
-                let value = try value ?? parameter.defaultValue.map { try interpreter.evaluate($0) }
-                interpreter.scopes[interpreter.scopes.count - 1][parameter.name] =
-                    value ?? .undefined("the parameter \"\(parameter.name)\" was not given")
-            }
-            var text = ""
-            _ = try interpreter.run(bound.macro.body, &text)
-            return text
-        }
+        let hidden = Array(scopes[min(count, scopes.count)...])
+        scopes.removeLast(hidden.count)
+        defer { scopes += hidden }
+        return try body(&self)
     }
 }

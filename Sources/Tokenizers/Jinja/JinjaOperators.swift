@@ -8,20 +8,28 @@ extension JinjaValue {
     /// Applies an arithmetic operator.
     func applying(_ symbol: String, _ other: JinjaValue) throws -> JinjaValue {
         switch (self, symbol, other) {
-        case (.string(let a), "+", .string(let b)):
+        case (.string(let a, let marks), "+", .string(let b, let others)):
             try Self.checkSize(a.utf8.count + b.utf8.count)
-            return .string(a + b)
+            guard !marks.isEmpty || !others.isEmpty else { return .string(a + b) }
+            return .marked([JinjaText(a, marks: marks), JinjaText(b, marks: others)].joined())
         case (.list(let a), "+", .list(let b)):
             try Self.checkSize(a.count + b.count)
             return .list(a + b)
         case (.tuple(let a), "+", .tuple(let b)):
             try Self.checkSize(a.count + b.count)
             return .tuple(a + b)
-        case (.string(let a), "*", _) where other.wholeNumber != nil,
-            (_, "*", .string(let a)) where wholeNumber != nil:
+        case (.string(let a, let marks), "*", _) where other.wholeNumber != nil,
+            (_, "*", .string(let a, let marks)) where wholeNumber != nil:
             let times = max(0, other.wholeNumber ?? wholeNumber ?? 0)
             try Self.checkSize(a.utf8.count, times: times)
-            return .string(String(repeating: a, count: a.utf8.isEmpty ? 0 : times))
+            return .marked(
+                JinjaText(a, marks: marks).remade(String(repeating: a, count: a.utf8.isEmpty ? 0 : times)))
+        case (.string(let a, let marks), "%", _):
+            let text = try JinjaFormat.percent(a, other)
+            try Self.checkSize(text.utf8.count)
+            var all = marks
+            other.collectMarks(&all)
+            return .string(text, marks: JinjaText.marks(covering: text.utf8.count, from: all))
         case (.list(let a), "*", _) where other.wholeNumber != nil:
             let times = max(0, other.wholeNumber ?? 0)
             try Self.checkSize(a.count, times: times)
@@ -53,10 +61,11 @@ extension JinjaValue {
         switch self {
         case .list(let values), .tuple(let values):
             return try values.reduce(1) { try $0 + $1.checkedSize(depth: depth + 1) }
-        case .dictionary(let pairs): return try pairs.reduce(1) { try $0 + $1.value.checkedSize(depth: depth + 1) }
+        case .dictionary(let pairs):
+            return try pairs.values.reduce(1) { try $0 + $1.checkedSize(depth: depth + 1) }
         case .loop(let loop): return try loop.items.reduce(1) { try $0 + $1.checkedSize(depth: depth + 1) }
         case .method(let receiver, _): return try 1 + receiver.checkedSize(depth: depth + 1)
-        case .string(let text): return 1 + (text.utf8.count >> 6)
+        case .string(let text, _): return 1 + (text.utf8.count >> 6)
         default: return 1
         }
     }
@@ -129,10 +138,9 @@ extension JinjaValue {
         switch self {
         case .undefined(let reason): throw TemplateError(reason)
         case .dictionary(let pairs):
-            guard case .string(let key) = index else {
-                return .undefined("a dictionary of a template has string keys only, not \(index.kind)")
-            }
-            return pairs[key] ?? attribute(key)
+            if let value = pairs[index] { return value }
+            if case .string(let name, _) = index { return attribute(name) }
+            return .undefined("the dictionary has no such key")
         case .list(let values), .tuple(let values):
             if let position = index.wholeNumber {
                 let place = position < 0 ? position &+ values.count : position
@@ -141,18 +149,19 @@ extension JinjaValue {
                 }
                 return values[place]
             }
-        case .string(let text):
+        case .string(let text, let marks):
             if let position = index.wholeNumber {
                 let scalars = Array(text.unicodeScalars)
                 let place = position < 0 ? position &+ scalars.count : position
                 guard scalars.indices.contains(place) else {
                     return .undefined("a string of \(scalars.count) has no character \(position)")
                 }
-                return .string(String(scalars[place]))
+                guard !marks.isEmpty else { return .string(String(scalars[place])) }
+                return .marked(JinjaText(text, marks: marks)[Self.bytes(of: place..<place + 1, in: scalars)])
             }
         default: break
         }
-        if case .string(let name) = index { return attribute(name) }
+        if case .string(let name, _) = index { return attribute(name) }
         return .undefined("\(kind) has no element \(index.kind)")
     }
 
@@ -161,8 +170,11 @@ extension JinjaValue {
         switch self {
         case .dictionary(let pairs):
             if JinjaMethods.dictionary.contains(name) { return .method(self, name) }
+            if JinjaMethods.changing.contains(name) {
+                return .undefined("a template may not call \"\(name)\", which changes a dictionary,")
+            }
             if let value = pairs[name] { return value }
-        case .string where JinjaMethods.string.contains(name): return .method(self, name)
+        case .string where JinjaStringMethods.names.contains(name): return .method(self, name)
         case .list where JinjaMethods.list.contains(name), .tuple where JinjaMethods.list.contains(name):
             return .method(self, name)
         case .loop(let loop):
@@ -177,11 +189,22 @@ extension JinjaValue {
         switch self {
         case .list(let values): return .list(try Self.slice(values, start, stop, step))
         case .tuple(let values): return .tuple(try Self.slice(values, start, stop, step))
-        case .string(let text):
-            return .string(String(try Self.slice(Array(text.unicodeScalars), start, stop, step)))
+        case .string(let text, let marks):
+            let scalars = Array(text.unicodeScalars)
+            let places = try Self.slice(Array(scalars.indices), start, stop, step)
+            if let first = places.first, let last = places.last, last - first == places.count - 1 {
+                return .marked(JinjaText(text, marks: marks)[Self.bytes(of: first..<last + 1, in: scalars)])
+            }
+            return .marked(JinjaText(text, marks: marks).remade(String(places.map { scalars[$0] })))
         case .undefined(let reason): throw TemplateError(reason)
         default: throw TemplateError("\(kind) cannot be sliced")
         }
+    }
+
+    /// The bytes of a range of characters.
+    private static func bytes(of range: Range<Int>, in scalars: [Unicode.Scalar]) -> Range<Int> {
+        let start = scalars[..<range.lowerBound].reduce(0) { $0 + UTF8.width($1) }
+        return start..<scalars[range].reduce(start) { $0 + UTF8.width($1) }
     }
 
     private static func slice<Element>(

@@ -6,6 +6,8 @@ struct JinjaParser {
     private var nesting = 0
     /// How deep the expression being read lies in others.
     var recursion = 0
+    /// The names in the expressions of the macro being read.
+    var names: Set<String> = []
 
     /// Statements may lie this deep in each other.
     private static let nestingLimit = 64
@@ -113,6 +115,11 @@ struct JinjaParser {
         case "generation": kind = .generation(try parseClosedBody("endgeneration"))
         case "break": kind = .breakLoop
         case "continue": kind = .continueLoop
+        case "include", "import", "from", "extends", "block":
+            throw TemplateError(
+                line: line,
+                "{% \(keyword) %} refers to another template, but a chat template stands alone; write its "
+                    + "content into this one")
         default:
             throw TemplateError(
                 line: line,
@@ -143,13 +150,14 @@ struct JinjaParser {
         try expect(.name("in"))
         let sequence = try parseTuple(withConditional: false)
         let condition = skipName("if") ? try parseExpression() : nil
-        if isName("recursive") {
-            throw TemplateError(line: token.line, "a recursive for loop is not supported")
-        }
+        let isRecursive = skipName("recursive")
         try expect(.blockEnd)
         let part = try parseBody(until: ["else", "endfor"])
         let otherwise = part.end == "else" ? try parseClosedBody("endfor") : []
-        return .loop(target, over: sequence, condition: condition, body: part.statements, otherwise: otherwise)
+        return .loop(
+            JinjaForLoop(
+                target: target, sequence: sequence, condition: condition, isRecursive: isRecursive,
+                body: part.statements, otherwise: otherwise))
     }
 
     private mutating func parseSet() throws -> JinjaStatement.Kind {
@@ -162,7 +170,7 @@ struct JinjaParser {
     private mutating func parseMacro() throws -> JinjaStatement.Kind {
         let name = try expectName()
         let parameters = try parseParameters()
-        return .macro(JinjaMacro(name: name, parameters: parameters, body: try parseClosedBody("endmacro")))
+        return .macro(try parseMacroBody(name, parameters, end: "endmacro"))
     }
 
     private mutating func parseCall() throws -> JinjaStatement.Kind {
@@ -171,8 +179,20 @@ struct JinjaParser {
         guard case .call = call.expression else {
             throw TemplateError(line: call.line, "{% call %} needs a call of a macro")
         }
-        let body = try parseClosedBody("endcall")
-        return .callBlock(call, JinjaMacro(name: "caller", parameters: parameters, body: body))
+        return .callBlock(call, try parseMacroBody("caller", parameters, end: "endcall"))
+    }
+
+    private mutating func parseMacroBody(
+        _ name: String, _ parameters: [(name: String, defaultValue: JinjaNode?)], end: String
+    ) throws -> JinjaMacro {
+        let outer = names
+        names = []
+        var macro = JinjaMacro(name: name, parameters: parameters, body: try parseClosedBody(end))
+        macro.takesMore = names.contains("varargs")
+        macro.takesMoreNamed = names.contains("kwargs")
+        macro.takesCaller = names.contains("caller")
+        names.formUnion(outer)
+        return macro
     }
 
     private mutating func parseParameters() throws -> [(name: String, defaultValue: JinjaNode?)] {

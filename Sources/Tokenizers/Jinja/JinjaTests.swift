@@ -8,6 +8,7 @@ enum JinjaTests {
         "integer": 0, "float": 0, "boolean": 0, "true": 0, "false": 0, "callable": 0, "odd": 0, "even": 0,
         "lower": 0, "upper": 0, "divisibleby": 1, "equalto": 1, "eq": 1, "==": 1, "ne": 1, "!=": 1, "lt": 1, "<": 1,
         "lessthan": 1, "le": 1, "<=": 1, "gt": 1, ">": 1, "greaterthan": 1, "ge": 1, ">=": 1, "in": 1, "sameas": 1,
+        "filter": 0, "test": 0,
     ]
 
     /// Throws when there is no such test.
@@ -40,8 +41,9 @@ enum JinjaTests {
             return (number % 2 != 0) == (name == "odd")
         case ("lower", _), ("upper", _):
             let text = try value.text()
-            let isCased = text.unicodeScalars.contains { $0.properties.isCased }
-            return isCased && text.hasSameScalars(as: name == "lower" ? text.lowercased() : text.uppercased())
+            return text.isCased && text.hasSameScalars(as: name == "lower" ? text.lowercased() : text.uppercased())
+        case ("filter", .string(let name, _)): return JinjaFilters.exists(name)
+        case ("test", .string(let name, _)): return arguments[name] != nil
         default: return false
         }
     }

@@ -40,9 +40,13 @@ struct JinjaNode: Sendable {
 struct JinjaArguments: Sendable {
     var positional: [JinjaNode] = []
     var named: [(name: String, value: JinjaNode)] = []
+    /// The operand of `*`.
+    var unpacked: JinjaNode?
+    /// The operand of `**`.
+    var unpackedNamed: JinjaNode?
 
     /// All values, positional ones first.
-    var nodes: [JinjaNode] { positional + named.map(\.value) }
+    var nodes: [JinjaNode] { positional + named.map(\.value) + [unpacked, unpackedNamed].compactMap(\.self) }
 }
 
 /// What `set` and `for` assign to.
@@ -58,6 +62,22 @@ struct JinjaMacro: Sendable {
     let name: String
     let parameters: [(name: String, defaultValue: JinjaNode?)]
     let body: [JinjaStatement]
+    /// Whether the body asks for `varargs` and `kwargs`: what else the macro was called with.
+    var takesMore = false
+    var takesMoreNamed = false
+    /// Whether the body asks for `caller`, so that `call` blocks may call the macro.
+    var takesCaller = false
+}
+
+/// A for loop: `{% for target in sequence if condition %}body{% else %}otherwise{% endfor %}`.
+struct JinjaForLoop: Sendable {
+    let target: JinjaTarget
+    let sequence: JinjaNode
+    let condition: JinjaNode?
+    /// Whether the body may call `loop(...)` to run itself over other elements.
+    let isRecursive: Bool
+    let body: [JinjaStatement]
+    let otherwise: [JinjaStatement]
 }
 
 /// A statement of a template and its line.
@@ -67,8 +87,7 @@ struct JinjaStatement: Sendable {
         case output(JinjaNode)
         /// The branches of if and elif in order, then of else.
         case branches([(condition: JinjaNode, body: [JinjaStatement])], otherwise: [JinjaStatement])
-        case loop(
-            JinjaTarget, over: JinjaNode, condition: JinjaNode?, body: [JinjaStatement], otherwise: [JinjaStatement])
+        case loop(JinjaForLoop)
         case set(JinjaTarget, JinjaNode)
         /// `{% set name %}...{% endset %}`, with the filters of its tag.
         case setBlock(JinjaTarget, [JinjaStatement], filters: [(name: String, arguments: JinjaArguments)])

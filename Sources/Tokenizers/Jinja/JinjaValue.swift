@@ -8,10 +8,11 @@ indirect enum JinjaValue: Sendable {
     case boolean(Bool)
     case integer(Int)
     case float(Double)
-    case string(String)
+    /// A string, and which parts of it came from which message.
+    case string(String, marks: [JinjaMark] = [])
     case list([JinjaValue])
     case tuple([JinjaValue])
-    case dictionary(KeyedList<JinjaValue>)
+    case dictionary(JinjaDictionary)
     /// A namespace: its number in the interpreter, since its attributes can change.
     case namespace(Int)
     /// The variable `loop` of a for loop.
@@ -33,9 +34,7 @@ indirect enum JinjaValue: Sendable {
         case .string(let value): self = .string(value)
         case .array(let values): self = .list(values.map { JinjaValue($0) })
         case .object(let pairs):
-            var result = KeyedList<JinjaValue>()
-            for pair in pairs { result.appendIfNew(key: pair.key, value: JinjaValue(pair.value)) }
-            self = .dictionary(result)
+            self = .dictionary(JinjaDictionary(names: pairs.lazy.map { ($0.key, JinjaValue($0.value)) }))
         }
     }
 
@@ -46,14 +45,25 @@ indirect enum JinjaValue: Sendable {
         case .boolean(let value): return .bool(value)
         case .integer(let value): return .integer(Int64(value))
         case .float(let value): return .number(value)
-        case .string(let value): return .string(value)
+        case .string(let value, _): return .string(value)
         case .list(let values), .tuple(let values): return .array(try values.map { try $0.json() })
         case .dictionary(let pairs):
             var result = KeyedList<JSON>()
-            for pair in pairs { result.appendIfNew(key: pair.key, value: try pair.value.json()) }
+            for pair in pairs.entries { result.appendIfNew(key: try pair.key.jsonKey(), value: try pair.value.json()) }
             return .object(result)
         case .undefined, .namespace, .loop, .function, .macro, .method:
             throw TemplateError("\(kind) cannot be written as JSON")
+        }
+    }
+
+    /// The text that JSON has for the key of a dictionary.
+    private func jsonKey() throws -> String {
+        switch self {
+        case .string(let text, _): return text
+        case .none: return "null"
+        case .boolean(let value): return value ? "true" : "false"
+        case .integer, .float: return try text()
+        default: throw TemplateError("\(kind) cannot be a key in JSON")
         }
     }
 
@@ -86,18 +96,26 @@ indirect enum JinjaValue: Sendable {
         case .boolean(let value): value
         case .integer(let value): value != 0
         case .float(let value): value != 0
-        case .string(let value): !value.utf8.isEmpty
+        case .string(let value, _): !value.utf8.isEmpty
         case .list(let values), .tuple(let values): !values.isEmpty
         case .dictionary(let pairs): !pairs.isEmpty
         case .namespace, .loop, .function, .macro, .method: true
         }
     }
 
+    var isNone: Bool {
+        if case .none = self { true } else { false }
+    }
+
+    var isBoolean: Bool {
+        if case .boolean = self { true } else { false }
+    }
+
     /// Number of elements, or nil for what has none.
     var count: Int? {
         switch self {
         case .undefined: 0
-        case .string(let value): value.unicodeScalars.count
+        case .string(let value, _): value.unicodeScalars.count
         case .list(let values), .tuple(let values): values.count
         case .dictionary(let pairs): pairs.count
         default: nil
@@ -108,10 +126,21 @@ indirect enum JinjaValue: Sendable {
     var elements: [JinjaValue]? {
         switch self {
         case .undefined: []
-        case .string(let value): value.unicodeScalars.map { .string(String($0)) }
+        case .string(let value, let marks):
+            if marks.isEmpty { value.unicodeScalars.map { .string(String($0)) } } else { characters(value, marks) }
         case .list(let values), .tuple(let values): values
-        case .dictionary(let pairs): pairs.keys.map { .string($0) }
+        case .dictionary(let pairs): pairs.keys
         default: nil
+        }
+    }
+
+    private func characters(_ text: String, _ marks: [JinjaMark]) -> [JinjaValue] {
+        let text = JinjaText(text, marks: marks)
+        var offset = 0
+        return text.text.unicodeScalars.map { scalar in
+            let end = offset + UTF8.width(scalar)
+            defer { offset = end }
+            return .marked(JinjaText(String(scalar), marks: text.marks(in: offset..<end)))
         }
     }
 
@@ -142,7 +171,7 @@ extension JinjaValue {
     func text() throws -> String {
         switch self {
         case .undefined: ""
-        case .string(let value): value
+        case .string(let value, _): value
         default: try representation()
         }
     }
@@ -155,13 +184,13 @@ extension JinjaValue {
         case .boolean(let value): return value ? "True" : "False"
         case .integer(let value): return String(value)
         case .float(let value): return pythonRepr(value)
-        case .string(let value): return pythonRepr(value)
+        case .string(let value, _): return pythonRepr(value)
         case .list(let values): return "[" + (try Self.joined(values)) + "]"
         case .tuple(let values):
             return "(" + (try Self.joined(values)) + (values.count == 1 ? ",)" : ")")
         case .dictionary(let pairs):
             return "{"
-                + (try pairs.map { "\(pythonRepr($0.key)): \(try $0.value.representation())" })
+                + (try pairs.entries.map { "\(try $0.key.representation()): \(try $0.value.representation())" })
                 .joined(separator: ", ") + "}"
         case .namespace, .loop, .function, .macro, .method:
             throw TemplateError("\(kind) cannot be printed")
@@ -180,11 +209,11 @@ extension JinjaValue {
     func isEqual(to other: JinjaValue) -> Bool {
         switch (self, other) {
         case (.undefined, .undefined), (.none, .none): return true
-        case (.string(let a), .string(let b)): return a.hasSameScalars(as: b)
+        case (.string(let a, _), .string(let b, _)): return a.hasSameScalars(as: b)
         case (.list(let a), .list(let b)), (.tuple(let a), .tuple(let b)):
             return a.count == b.count && zip(a, b).allSatisfy { $0.isEqual(to: $1) }
         case (.dictionary(let a), .dictionary(let b)):
-            return a.count == b.count && a.allSatisfy { b[$0.key]?.isEqual(to: $0.value) ?? false }
+            return a.count == b.count && a.entries.allSatisfy { b[$0.key]?.isEqual(to: $0.value) ?? false }
         case (.namespace(let a), .namespace(let b)), (.macro(let a), .macro(let b)): return a == b
         default:
             if let a = wholeNumber, let b = other.wholeNumber { return a == b }
@@ -196,7 +225,7 @@ extension JinjaValue {
     /// Python's `<`; throws for values without an order.
     func precedes(_ other: JinjaValue) throws -> Bool {
         switch (self, other) {
-        case (.string(let a), .string(let b)): return a.precedesByScalars(b)
+        case (.string(let a, _), .string(let b, _)): return a.precedesByScalars(b)
         case (.list(let a), .list(let b)), (.tuple(let a), .tuple(let b)):
             for (x, y) in zip(a, b) where !x.isEqual(to: y) { return try x.precedes(y) }
             return a.count < b.count
@@ -212,14 +241,12 @@ extension JinjaValue {
     /// Python's `element in self`.
     func contains(_ element: JinjaValue) throws -> Bool {
         switch self {
-        case .string(let text):
-            guard case .string(let part) = element else {
+        case .string(let text, _):
+            guard case .string(let part, _) = element else {
                 throw TemplateError("\"in\" looks for a string in a string, not for \(element.kind)")
             }
             return text.containsText(part)
-        case .dictionary(let pairs):
-            guard case .string(let key) = element else { return false }
-            return pairs.position(of: key) != nil
+        case .dictionary(let pairs): return pairs[element] != nil
         default:
             guard let elements else { throw TemplateError("\"in\" cannot look into \(kind)") }
             return elements.contains { $0.isEqual(to: element) }
@@ -231,6 +258,12 @@ extension JinjaValue {
 struct JinjaLoop: Sendable {
     let items: [JinjaValue]
     let index0: Int
+    /// How many calls of a recursive loop this one lies in.
+    var depth0 = 0
+    /// The number of this run of a loop in the interpreter.
+    var run = 0
+    /// The number of the loop's body in the interpreter, for a recursive one.
+    var body: Int?
 
     /// An attribute of `loop`, or nil when there is no such one.
     func attribute(_ name: String) -> JinjaValue? {
@@ -242,11 +275,11 @@ struct JinjaLoop: Sendable {
         case "first": .boolean(index0 == 0)
         case "last": .boolean(index0 == items.count - 1)
         case "length": .integer(items.count)
-        case "depth": .integer(1)  // Only recursive loops count.
-        case "depth0": .integer(0)
+        case "depth": .integer(depth0 + 1)
+        case "depth0": .integer(depth0)
         case "previtem": index0 > 0 ? items[index0 - 1] : .undefined("there is no previous item")
         case "nextitem": index0 + 1 < items.count ? items[index0 + 1] : .undefined("there is no next item")
-        case "cycle": .method(.loop(self), "cycle")
+        case "cycle", "changed": .method(.loop(self), name)
         default: nil
         }
     }

@@ -8,6 +8,14 @@ extension Unicode.Scalar {
         }
     }
 
+    /// `str.isalpha` for one character.
+    var isLetter: Bool {
+        switch properties.generalCategory {
+        case .uppercaseLetter, .lowercaseLetter, .titlecaseLetter, .modifierLetter, .otherLetter: true
+        default: false
+        }
+    }
+
     var isDigit: Bool { ("0"..."9").contains(self) }
 
     var isHexDigit: Bool { properties.isASCIIHexDigit }
@@ -30,27 +38,50 @@ extension String {
         utf8.lexicographicallyPrecedes(other.utf8)
     }
 
+    /// Whether a character has case.
+    var isCased: Bool { unicodeScalars.contains { $0.properties.isCased } }
+
     /// `strip`, `lstrip`, `rstrip`: without `characters` (default: white space) at the chosen ends.
     func stripped(_ characters: String? = nil, left: Bool = true, right: Bool = true) -> String {
+        let range = strippedRange(characters, left: left, right: right)
+        return String(decoding: utf8.dropFirst(range.lowerBound).prefix(range.count), as: UTF8.self)
+    }
+
+    /// The bytes that ``stripped(_:left:right:)`` leaves.
+    func strippedRange(_ characters: String? = nil, left: Bool = true, right: Bool = true) -> Range<Int> {
         let set = characters.map { Set($0.unicodeScalars) }
         func isStripped(_ scalar: Unicode.Scalar) -> Bool { set?.contains(scalar) ?? scalar.isPythonSpace }
         var rest = unicodeScalars[...]
-        while left, let first = rest.first, isStripped(first) { rest.removeFirst() }
-        while right, let last = rest.last, isStripped(last) { rest.removeLast() }
-        return String(rest)
+        var (start, end) = (0, utf8.count)
+        while left, let first = rest.first, isStripped(first) {
+            rest.removeFirst()
+            start += UTF8.width(first)
+        }
+        while right, let last = rest.last, isStripped(last) {
+            rest.removeLast()
+            end -= UTF8.width(last)
+        }
+        return start..<max(start, end)
     }
 
-    /// Scalar offsets at which `part` occurs, without overlap, from the left; `part` must not be empty.
-    private func occurrences(of part: [UInt8], in text: [UInt8], limit: Int) -> [Int] {
+    /// Bytes at which `part` begins, without overlap, from the left or from the right; `part` must not be empty.
+    private func occurrences(of part: [UInt8], in text: [UInt8], limit: Int, fromRight: Bool = false) -> [Int] {
         var found: [Int] = []
+        func isHere(_ index: Int) -> Bool {
+            text[index] == part[0] && text[index..<index + part.count].elementsEqual(part)
+        }
+        if fromRight {
+            var index = text.count - part.count
+            while index >= 0, found.count < limit {
+                if isHere(index) { found.append(index) }
+                index -= found.last == index ? part.count : 1
+            }
+            return found.reversed()
+        }
         var index = 0
         while index + part.count <= text.count, found.count < limit {
-            if text[index] == part[0], text[index..<index + part.count].elementsEqual(part) {
-                found.append(index)
-                index += part.count
-            } else {
-                index += 1
-            }
+            if isHere(index) { found.append(index) }
+            index += found.last == index ? part.count : 1
         }
         return found
     }
@@ -66,12 +97,13 @@ extension String {
         return occurrences(of: Array(part.utf8), in: Array(utf8), limit: .max).count
     }
 
-    /// `find`: the scalar offset of the first occurrence, or -1.
-    func offsetOfText(_ part: String) -> Int {
-        if part.utf8.isEmpty { return 0 }
+    /// `find`, `rfind`: the scalar offset of the first or last occurrence, or -1.
+    func offsetOfText(_ part: String, fromRight: Bool = false) -> Int {
+        if part.utf8.isEmpty { return fromRight ? unicodeScalars.count : 0 }
         let text = Array(utf8)
-        guard let first = occurrences(of: Array(part.utf8), in: text, limit: 1).first else { return -1 }
-        return String(decoding: text[..<first], as: UTF8.self).unicodeScalars.count
+        let found = occurrences(of: Array(part.utf8), in: text, limit: 1, fromRight: fromRight)
+        guard let place = found.first else { return -1 }
+        return String(decoding: text[..<place], as: UTF8.self).unicodeScalars.count
     }
 
     /// `replace`, at most `limit` times.
@@ -93,54 +125,80 @@ extension String {
     /// `split(separator, maxsplit)`; the separator must not be empty.
     func split(by separator: String, limit: Int = .max) -> [String] {
         let text = Array(utf8)
+        return ranges(by: separator, limit: limit).map { String(decoding: text[$0], as: UTF8.self) }
+    }
+
+    /// The bytes of the parts that `split` and `rsplit` give; the separator must not be empty.
+    func ranges(by separator: String, limit: Int = .max, fromRight: Bool = false) -> [Range<Int>] {
         let part = Array(separator.utf8)
-        var pieces: [String] = []
+        var ranges: [Range<Int>] = []
         var begin = 0
-        for place in occurrences(of: part, in: text, limit: limit) {
-            pieces.append(String(decoding: text[begin..<place], as: UTF8.self))
+        for place in occurrences(of: part, in: Array(utf8), limit: limit, fromRight: fromRight) {
+            ranges.append(begin..<place)
             begin = place + part.count
         }
-        pieces.append(String(decoding: text[begin...], as: UTF8.self))
-        return pieces
+        return ranges + [begin..<utf8.count]
     }
 
-    /// `split()`: by runs of white space, which also fall away at the ends.
-    func splitByWhitespace(limit: Int = .max) -> [String] {
-        var pieces: [String] = []
-        var rest = unicodeScalars[...]
-        while true {
-            while let first = rest.first, first.isPythonSpace { rest.removeFirst() }
-            guard !rest.isEmpty else { return pieces }
-            guard pieces.count < limit else { return pieces + [String(rest)] }
-            let piece = rest.prefix { !$0.isPythonSpace }
-            pieces.append(String(piece))
-            rest = rest[piece.endIndex...]
-        }
-    }
-
-    /// `splitlines()`.
-    func splitPythonLines() -> [String] {
-        var lines: [String] = []
-        var line = String.UnicodeScalarView()
-        var wasReturn = false
-        var isOpen = false
+    /// The bytes of the parts between runs of white space, which also fall away at the ends: `split()`, `rsplit()`.
+    func wordRanges(limit: Int = .max, fromRight: Bool = false) -> [Range<Int>] {
+        var words: [Range<Int>] = []
+        var begin: Int?
+        var offset = 0
         for scalar in unicodeScalars {
+            if scalar.isPythonSpace {
+                if let start = begin { words.append(start..<offset) }
+                begin = nil
+            } else if begin == nil {
+                begin = offset
+            }
+            offset += UTF8.width(scalar)
+        }
+        if let begin { words.append(begin..<offset) }
+        guard words.count > limit else { return words }
+        // What is not cut any more keeps the white space within it and, at the far end, after it.
+        if fromRight {
+            let rest = words.count - limit
+            return [0..<words[rest - 1].upperBound] + words[rest...]
+        }
+        return words[..<limit] + [words[limit].lowerBound..<offset]
+    }
+
+    /// The bytes of the lines that `splitlines` gives.
+    func lineRanges(keepsEnds: Bool = false) -> [Range<Int>] {
+        var lines: [Range<Int>] = []
+        var (begin, offset) = (0, 0)
+        var wasReturn = false
+        for scalar in unicodeScalars {
+            let end = offset + UTF8.width(scalar)
             if wasReturn, scalar == "\n" {
-                wasReturn = false
-                continue
+                // Part of the line end that the carriage return began.
+                if keepsEnds, let last = lines.popLast() { lines.append(last.lowerBound..<end) }
+                begin = end
+            } else {
+                switch scalar.value {
+                case 0x0A...0x0D, 0x1C...0x1E, 0x85, 0x2028, 0x2029:
+                    lines.append(begin..<(keepsEnds ? end : offset))
+                    begin = end
+                default: break
+                }
             }
             wasReturn = scalar == "\r"
-            switch scalar.value {
-            case 0x0A...0x0D, 0x1C...0x1E, 0x85, 0x2028, 0x2029:
-                lines.append(String(line))
-                line = String.UnicodeScalarView()
-                isOpen = false
-            default:
-                line.append(scalar)
-                isOpen = true
-            }
+            offset = end
         }
-        return isOpen ? lines + [String(line)] : lines
+        return begin < offset ? lines + [begin..<offset] : lines
+    }
+
+    /// How many runs of letters, digits and underscores there are.
+    var matchesOfWords: Int {
+        var count = 0
+        var isInWord = false
+        for scalar in unicodeScalars {
+            let isWord = scalar == "_" || scalar.isLetter || scalar.properties.numericType != nil
+            if isWord, !isInWord { count += 1 }
+            isInWord = isWord
+        }
+        return count
     }
 
     /// `capitalize`: the first character in title case, the rest in lower case.
