@@ -16,7 +16,7 @@ public final class Llama: Backbone {
     private let embedTokens: Parameter
     private let blocks: [LlamaBlock]
     private let norm: RMSNorm
-    /// The way of single tokens through a packed model.
+    /// The way of one text through a packed model.
     private lazy var packedDecoder = PackedDecoder(
         configuration, embedding: embedTokens, blocks: blocks.map(\.parts), norm: norm.weight)
 
@@ -39,7 +39,8 @@ public final class Llama: Backbone {
         }
         self.blocks = blocks
         norm = try weights.norm("model.norm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
-        let projection = try configuration.tieWordEmbeddings
+        let projection =
+            try configuration.tieWordEmbeddings
             ? embedTokens.sharing(path: "lm_head.weight") : weights.matrix("lm_head.weight", vocabulary)
         head = Linear(path: "lm_head", weight: projection, role: .head)
         try weights.requireEverythingUsed(tied: configuration.tieWordEmbeddings)

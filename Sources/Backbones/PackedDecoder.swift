@@ -2,11 +2,11 @@ import CBlocks
 import Formats
 import Torch
 
-/// Passes single tokens through a model whose weights are packed, all blocks in one call.
+/// Passes the tokens of one text through a model whose weights are packed, all blocks in one call.
 ///
 /// It computes what the blocks compute one operator at a time, in fp32 with products of blocks, and is there for the
-/// case that text is generated one token after the other with nothing attached to the model. In any other case
-/// ``states(after:_:)`` returns nil.
+/// case that one text is read or generated with nothing attached to the model. In any other case ``states(after:_:)``
+/// returns nil.
 final class PackedDecoder {
     /// What one block is made of.
     struct Block {
@@ -24,6 +24,7 @@ final class PackedDecoder {
     private let parameters: [Parameter]
     private let layers: UnsafeMutableBufferPointer<cblocks_layer>
     private let finalNorm: UnsafePointer<Float>
+    private var team = TeamSize(most: 1)
 
     /// Makes the decoder; nil when a weight is not packed or a norm is not in fp32 in main memory.
     init?(_ configuration: LlamaConfiguration, embedding: Parameter, blocks: [Block], norm: Parameter) {
@@ -45,37 +46,57 @@ final class PackedDecoder {
 
     deinit { layers.deallocate() }
 
-    /// The final hidden state of one token, `[1, 1, hidden]`; nil when this is not the case that the decoder is for.
+    /// The final hidden states of new tokens, `[1, time, hidden]`; nil when this is a case that the decoder is not for.
     ///
     /// - Throws: `ModelError` when the cache is full; `FormatError` when there is no such token.
     func states(after ids: Tensor, _ context: Context) throws -> Tensor? {
-        guard let cache = context.cache, ids.shape == [1, 1], context.positions == nil, context.mask == nil,
-            context.segments == nil,
-            context.dropout == nil, context.observer == nil, cache.countsPositions, isAlone(context)
+        let shape = ids.shape
+        guard let cache = context.cache, shape.count == 2, shape[0] == 1, shape[1] > 0, isPlain(context),
+            cache.countsPositions, isAlone(context)
         else { return nil }
-        guard cache.length < cache.capacity else {
-            throw ModelError("\(cache.length + 1) tokens do not fit into a key/value cache of \(cache.capacity)")
+        let range = cache.length..<cache.length + shape[1]
+        guard range.upperBound <= cache.capacity else {
+            throw ModelError("\(range.upperBound) tokens do not fit into a key/value cache of \(cache.capacity)")
         }
         guard let held = try connect(cache) else { return nil }
         let states = try embedding.rows(ids)
-        let length = context.length ?? cache.length + 1
-        let angles = configuration.rotary.pairs(position: cache.length, length: length)
+        try withExtendedLifetime(held) {
+            try pass(states, range, length: context.length ?? range.upperBound, capacity: cache.capacity)
+        }
+        cache.advance(by: range.count)
+        return states
+    }
+
+    /// Turns embeddings into hidden states; one token is timed, to learn how many threads it is best given to.
+    private func pass(_ states: Tensor, _ range: Range<Int>, length: Int, capacity: Int) throws {
+        let angles = configuration.rotary.pairs(positions: range, length: length)
         var decoder = cblocks_decoder(
             hidden: configuration.hiddenSize, inner: configuration.intermediateSize,
             heads: configuration.numAttentionHeads, key_heads: configuration.numKeyValueHeads,
-            dimension: configuration.headDim, layer_count: layers.count, capacity: cache.capacity,
+            dimension: configuration.headDim, layer_count: layers.count, capacity: capacity,
             epsilon: Float(configuration.rmsNormEps), final_norm: finalNorm, layers: layers.baseAddress)
-        let threads = Int32(clamping: try Machine.threads())
+        let most = try Machine.threads()
+        if team.most != most { team = TeamSize(most: most) }
+        let level = Int32(PackedMatrix.bestLevel)
         let status = try states.withUnsafeMutableBytes { memory in
-            withExtendedLifetime(held) {
-                cblocks_decode(
-                    Int32(PackedMatrix.bestLevel), threads, &decoder, cache.length, angles.cos, angles.sin,
-                    memory.bindMemory(to: Float.self).baseAddress)
+            let values = memory.bindMemory(to: Float.self).baseAddress
+            guard range.count == 1 else {
+                return cblocks_read(
+                    level, Int32(clamping: most), &decoder, range.lowerBound, range.count, angles.cos, angles.sin,
+                    values)
             }
+            let begin = ContinuousClock.now
+            defer { team.note(seconds: (.now - begin) / .seconds(1)) }
+            return cblocks_decode(
+                level, Int32(clamping: team.size), &decoder, range.lowerBound, angles.cos, angles.sin, values)
         }
-        guard status == 0 else { throw ModelError("memory is short for the next token") }
-        cache.advance(by: 1)
-        return states
+        guard status == 0 else { throw ModelError("memory is short for \(range.count) more tokens") }
+    }
+
+    /// Whether a pass is over tokens in their order that see all before them, and nobody watches.
+    private func isPlain(_ context: Context) -> Bool {
+        context.positions == nil && context.mask == nil && context.segments == nil && context.dropout == nil
+            && context.observer == nil
     }
 
     /// Whether nothing is attached that acts.
@@ -126,6 +147,6 @@ final class PackedDecoder {
     private static func place(_ tensor: Tensor) -> UnsafePointer<Float>? {
         guard tensor.dtype == .float32, tensor.device == .cpu, tensor.isContiguous else { return nil }
         let memory = try? tensor.withUnsafeMutableBytes { $0.bindMemory(to: Float.self).baseAddress }
-        return memory.flatMap { $0.map { UnsafePointer($0) } }
+        return memory.map { UnsafePointer($0) }
     }
 }

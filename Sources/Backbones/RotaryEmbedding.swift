@@ -75,12 +75,13 @@ public struct RotaryEmbedding: Sendable {
         )
     }
 
-    /// Cosines and sines of one position, one for each pair of features; not negated.
+    /// Cosines and sines of positions, one for each pair of features, position by position; not negated.
     ///
     /// - Parameter length: One more than the largest position.
-    func pairs(position: Int, length: Int) -> (cos: [Float], sin: [Float]) {
+    func pairs(positions: Range<Int>, length: Int) -> (cos: [Float], sin: [Float]) {
         let factor = Float(attentionFactor)
-        let angles = inverseFrequencies(length: length).map { Float(position) * Float($0) }
+        let frequencies = inverseFrequencies(length: length).map { Float($0) }
+        let angles = positions.flatMap { position in frequencies.map { Float(position) * $0 } }
         return (angles.map { cos($0) * factor }, angles.map { sin($0) * factor })
     }
 

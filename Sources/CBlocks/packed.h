@@ -8,7 +8,7 @@
 
 #include "Products.h"
 
-enum { PANEL_ROWS = 16, RUN = 32, CODES_PER_WORD = 4 };
+enum { PANEL_ROWS = 16, RUN = 32, CODES_PER_WORD = 4, MOST_VECTORS = 6 };
 
 // Type code, name, bits of a code, columns that share a scale, whether scales are fp32 (else fp16), whether there is a
 // minimum, and the logarithm of what is subtracted from each code. A code is never negative.
@@ -70,6 +70,9 @@ struct product_kernels {
     void (*attend)(
         const float *query, const float *keys, const float *values, size_t count, size_t dimension, float scale,
         float *scores, float *out);
+    void (*attend_many)(
+        const float *const *queries, const float *keys, size_t stride, const float *values, size_t count,
+        const size_t *first, const size_t *last, size_t dimension, float scale, float *scores, float *const *outputs);
 };
 
 /// The kernels of a level that this machine runs, or NULL.

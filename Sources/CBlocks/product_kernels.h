@@ -50,7 +50,7 @@ INLINE void NAME(panel)(
     const int bits, const int group, const bool wide, const bool minimum, const int shift, const int count,
     const uint8_t *panel, size_t runs, const struct run *vectors, size_t stride, float *sums) {
     const uint8_t *codes = panel, *scales = panel + runs * code_bytes(bits);
-    floats total[8];
+    floats total[MOST_VECTORS];
     for (int t = 0; t < count; t++) total[t] = (floats){0};
     for (size_t j = 0; j < runs; j++) {
         words w[8];
@@ -59,6 +59,8 @@ INLINE void NAME(panel)(
         for (int h = 0; h < RUN / group; h++) {
             floats scale = NAME(scales)(wide, &scales), low = {0};
             if (minimum) low = NAME(scales)(wide, &scales);
+// Unrolled, the sums stay in registers, and products of several vectors overlap: a third faster.
+#pragma clang loop unroll(full)
             for (int t = 0; t < count; t++) {
                 const struct run *v = vectors + (size_t)t * stride + j;
                 ints dot = {0};
@@ -109,32 +111,37 @@ INLINE float NAME(exponential)(float x) {
     return p * factor;
 }
 
+INLINE floats NAME(vector)(const float *p) {
+    floats v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
 static void NAME(quantise)(const float *values, size_t count, struct run *runs) {
+// Rounded step by step, so that every set of instructions gives the same codes.
+#pragma clang fp contract(off)
     for (size_t j = 0; j < count / RUN; j++, values += RUN) {
         struct run *run = &runs[j];
-        float highest = 0, broken = 0;
-        for (int i = 0; i < RUN; i++) {
-            float size = __builtin_fabsf(values[i]);
-            highest = size > highest ? size : highest;
-            broken += values[i] * 0.0f;
-        }
-        // Infinity or no number: the whole run is none, and so is every sum that it is part of.
-        bool is_finite = broken == 0.0f;
+        floats halves[2] = {NAME(vector)(values), NAME(vector)(values + 16)};
+        // Numbers without sign are ordered as their bits are; infinity and what is no number come last.
+        ints sizes = __builtin_elementwise_max((ints)halves[0] & 0x7FFFFFFF, (ints)halves[1] & 0x7FFFFFFF);
+        int32_t bits = __builtin_reduce_max(sizes);
+        float highest;
+        memcpy(&highest, &bits, sizeof highest);
+        bool is_finite = bits < 0x7F800000;
         float inverse = is_finite && highest > 0 ? 127.0f / highest : 0.0f;
         // Numbers so small that the inverse overflows count as zero.
         if (inverse > 0x1p126f) inverse = 0;
-        int32_t sums[2] = {0, 0};
+        int32_t sums[2];
         for (int h = 0; h < 2; h++) {
-            int32_t sum = 0;
-            for (int i = 0; i < RUN / 2; i++) {
-                float value = is_finite ? values[16 * h + i] : 0.0f;
-                int32_t code = (int32_t)(value * inverse + 12582912.0f - 12582912.0f);
-                run->codes[16 * h + i] = (int8_t)code;
-                sum += code;
-            }
-            sums[h] = sum;
+            floats value = is_finite ? halves[h] : (floats){0};
+            ints codes = __builtin_convertvector(value * inverse + 12582912.0f - 12582912.0f, ints);
+            sums[h] = __builtin_reduce_add(codes);
+            small_codes small = __builtin_convertvector(codes, small_codes);
+            memcpy(run->codes + 16 * h, &small, sizeof small);
         }
-        run->scale = is_finite ? highest / 127.0f : broken;
+        // Infinity or no number: the whole run is none, and so is every sum that it is part of.
+        run->scale = is_finite ? highest / 127.0f : __builtin_nanf("");
         for (int h = 0; h < 2; h++) {
             run->half_sums[h] = run->scale * (float)sums[h];
             run->half_minus[h] = -sums[h];
@@ -149,12 +156,6 @@ INLINE float NAME(total)(floats v) {
     float sum = 0;
     for (int i = 0; i < 16; i++) sum += v[i];
     return sum;
-}
-
-INLINE floats NAME(vector)(const float *p) {
-    floats v;
-    memcpy(&v, p, sizeof v);
-    return v;
 }
 
 INLINE float NAME(product)(const float *a, const float *b, size_t count) {
@@ -213,6 +214,74 @@ static void NAME(attend)(
     }
 }
 
+/// Attention of up to 4 queries. `keys` are transposed, `[dimension, stride]`, zeros behind the last; `values` lie one
+/// after the other. Query i sees the keys from `first[i]` below `last[i]`; `scores` has room for 4 x `stride` numbers.
+static void NAME(attend_many)(
+    const float *const *queries, const float *keys, size_t stride, const float *values, size_t count,
+    const size_t *first, const size_t *last, size_t dimension, float scale, float *scores, float *const *outputs) {
+    size_t begin = first[0], end = 0;
+    for (size_t q = 0; q < count; q++) {
+        begin = first[q] < begin ? first[q] : begin;
+        end = last[q] > end ? last[q] : end;
+    }
+    // Four rows are computed always; those that are not asked for repeat the first.
+    const float *four[4];
+    for (size_t q = 0; q < 4; q++) four[q] = queries[q < count ? q : 0];
+    for (size_t k = begin / 16 * 16; k < end; k += 16) {
+        floats sums[4] = {{0}, {0}, {0}, {0}};
+        for (size_t d = 0; d < dimension; d++) {
+            floats key = NAME(vector)(keys + d * stride + k);
+            for (int q = 0; q < 4; q++) sums[q] += four[q][d] * key;
+        }
+        for (size_t q = 0; q < 4; q++) {
+            sums[q] *= scale;
+            memcpy(scores + q * stride + k, &sums[q], sizeof sums[q]);
+        }
+    }
+    float factors[4] = {0, 0, 0, 0};
+    for (size_t q = 0; q < count; q++) {
+        float *row = scores + q * stride, highest = -__builtin_inff(), broken = 0;
+        for (size_t k = first[q]; k < last[q]; k++) {
+            highest = row[k] > highest ? row[k] : highest;
+            broken += row[k] * 0.0f;
+        }
+        for (size_t k = begin; k < end; k++) {
+            float weight = NAME(exponential)(row[k] - highest);
+            row[k] = k >= first[q] && k < last[q] ? weight : 0;
+        }
+        floats sum = {0};
+        size_t k = begin;
+        for (; k + 16 <= end; k += 16) sum += NAME(vector)(row + k);
+        float total = NAME(total)(sum);
+        for (; k < end; k++) total += row[k];
+        factors[q] = 1.0f / total + broken;
+    }
+    for (size_t q = count; q < 4; q++) memset(scores + q * stride + begin, 0, (end - begin) * sizeof(float));
+    size_t d = 0;
+    for (; d + 64 <= dimension; d += 64) {
+        floats sums[4][4] = {{{0}}};
+        for (size_t k = begin; k < end; k++) {
+            for (int part = 0; part < 4; part++) {
+                floats value = NAME(vector)(values + k * dimension + d + 16 * (size_t)part);
+                for (size_t q = 0; q < 4; q++) sums[q][part] += scores[q * stride + k] * value;
+            }
+        }
+        for (size_t q = 0; q < count; q++) {
+            for (int part = 0; part < 4; part++) {
+                floats out = sums[q][part] * factors[q];
+                memcpy(outputs[q] + d + 16 * part, &out, sizeof out);
+            }
+        }
+    }
+    for (; d < dimension; d++) {
+        float sums[4] = {0, 0, 0, 0};
+        for (size_t k = begin; k < end; k++) {
+            for (size_t q = 0; q < 4; q++) sums[q] += scores[q * stride + k] * values[k * dimension + d];
+        }
+        for (size_t q = 0; q < count; q++) outputs[q][d] = sums[q] * factors[q];
+    }
+}
+
 #define ONE(code, name, bits, group, wide, minimum, shift) [code] = NAME(name##_one),
 #define MANY(code, name, bits, group, wide, minimum, shift) [code] = NAME(name##_many),
 static const struct product_kernels NAME(kernels) = {
@@ -223,6 +292,7 @@ static const struct product_kernels NAME(kernels) = {
     .normalise = NAME(normalise),
     .gate = NAME(gate),
     .attend = NAME(attend),
+    .attend_many = NAME(attend_many),
 };
 #undef ONE
 #undef MANY

@@ -24,6 +24,7 @@ typedef uint32_t words __attribute__((vector_size(64)));
 typedef int32_t ints __attribute__((vector_size(64)));
 typedef float floats __attribute__((vector_size(64)));
 typedef uint16_t shorts __attribute__((vector_size(32)));
+typedef int8_t small_codes __attribute__((vector_size(16)));
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
@@ -134,7 +135,7 @@ ALWAYS_INLINE floats halves_avx512_vnni(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
-#define TILE 8
+#define TILE 6
 #define NAME(x) x##_avx512_vnni
 #include "product_kernels.h"
 #undef NAME
@@ -250,7 +251,7 @@ static void multiply_panel(const struct product *p, size_t panel, size_t first, 
     const cblocks_packed *m = p->matrix;
     const uint8_t *codes = m->panels + panel * panel_bytes(m->type, m->columns);
     size_t row = panel * PANEL_ROWS, rows = m->rows - row < PANEL_ROWS ? m->rows - row : PANEL_ROWS;
-    _Alignas(64) float sums[8 * PANEL_ROWS];
+    _Alignas(64) float sums[MOST_VECTORS * PANEL_ROWS];
     for (size_t t = first; t < last;) {
         bool is_tile = last - t >= p->kernels->tile;
         size_t vectors = is_tile ? p->kernels->tile : 1;

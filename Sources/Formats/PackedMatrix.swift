@@ -52,7 +52,7 @@ public final class PackedMatrix: @unchecked Sendable {
         byteCount = cblocks_packed_bytes(type.rawValue, rows, columns)
         var memory: UnsafeMutableRawPointer?
         guard posix_memalign(&memory, 64, max(byteCount, 64)) == 0, let memory else {
-            throw FormatError(file: path, "\(byteCount) bytes for a packed matrix are more than the memory that is left")
+            throw FormatError(file: path, "\(byteCount) bytes for a packed matrix exceed the free memory")
         }
         panels = memory
         self.stored = stored

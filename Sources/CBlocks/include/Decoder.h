@@ -45,4 +45,10 @@ int cblocks_decode(
     int level, int threads, const cblocks_decoder *decoder, size_t length, const float *cosines, const float *sines,
     float *states);
 
+/// Passes `count` tokens, such as a prompt, through the blocks and the final norm: the same for several tokens, whose
+/// `cosines`, `sines` and `states` lie one after the other.
+int cblocks_read(
+    int level, int threads, const cblocks_decoder *decoder, size_t length, size_t count, const float *cosines,
+    const float *sines, float *states);
+
 #endif
