@@ -61,7 +61,8 @@ private final class Doubling: LinearAdapter {
         let ids = random.tokens(rows: 1, length: 60, vocabulary: 97)[0]
         #expect(packed.parameters.map(\.frozen.shape) == plain.parameters.map(\.frozen.shape))
         let logits = try withoutGrad { (try packed.logits(tensor([ids])), try plain.logits(tensor([ids]))) }
-        #expect(try relativeError(logits.0, logits.1) < 0.02)
+        let error = try relativeError(logits.0, logits.1)
+        #expect(error < 0.05)
 
         let (prompt, tokens) = (Array(ids[..<20]), Array(ids[20...]))
         let fused = try decoded(packed, prompt: prompt, tokens: tokens)
@@ -70,7 +71,8 @@ private final class Doubling: LinearAdapter {
         let stepwise = try decoded(packed, prompt: prompt, tokens: tokens) { $0.observer = { _, _ in seen += 1 } }
         #expect(seen > tokens.count * 10)
         #expect(try relativeError(fused, stepwise) < 0.02)
-        #expect(try relativeError(fused, decoded(plain, prompt: prompt, tokens: tokens)) < 0.02)
+        let rounding = try relativeError(fused, decoded(plain, prompt: prompt, tokens: tokens))
+        #expect(rounding < 0.05)
         // In two halves, the second one after what is in the cache already.
         let halves = try withoutGrad {
             let context = Context(cache: packed.makeCache(capacity: ids.count))
@@ -81,7 +83,7 @@ private final class Doubling: LinearAdapter {
         #expect(try relativeError(halves, stepwise) < 0.02)
         // From an empty cache as well.
         let unread = try (decoded(packed, prompt: [], tokens: ids), decoded(plain, prompt: [], tokens: ids))
-        #expect(try relativeError(unread.0, unread.1) < 0.02)
+        #expect(try relativeError(unread.0, unread.1) < 0.05)
     }
 
     /// In one block, where hardly a vector is rounded to other codes, the fused way is the way by operators to the
