@@ -18,9 +18,9 @@ PRODUCTS := .build/release
 ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 # Off a terminal (CI, logs) SwiftPM prints a line a file: keep to warnings and errors there.
 QUIET := $(shell [ -t 1 ] || echo --quiet)
-SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples)
+SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench bench-decoding format lint install clean
+.PHONY: help setup oracle build engine packages test demo bench bench-decoding bench-packing bench-tokenizer fuzz format lint docs install clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -68,6 +68,19 @@ bench-decoding: build ## Measure generating text from a quantised file beside ll
 
 bench: oracle build ## Measure speed and memory beside peft and transformers
 	@scripts/bench.sh
+
+bench-packing: oracle build ## Measure packed rows beside rows that are filled up
+	@.graft/oracle/bin/python Benchmarks/packing.py
+
+bench-tokenizer: oracle packages ## Measure the tokenizers' speed beside the tokenizers package
+	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product TokenizerBenchmark
+	@.graft/oracle/bin/python Benchmarks/tokenizer.py
+
+fuzz: build ## Give a reader many broken files (READER=gguf COUNT=100000 SEED=2; without READER every one)
+	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product Fuzzer
+	@scripts/place-engine.sh $(PRODUCTS)
+	@for reader in $(if $(READER),$(READER),$$($(PRODUCTS)/Fuzzer)); do \
+	    OMP_NUM_THREADS=1 nice $(PRODUCTS)/Fuzzer $$reader $(or $(SEED),2) $(or $(COUNT),100000); done
 
 format: ## Rewrite the Swift files in the project's format
 	@$(SWIFT) format --in-place --recursive --parallel $(SWIFT_FILES)

@@ -65,11 +65,19 @@ let package = Package(
         .executableTarget(
             name: "Quickstart", dependencies: ["Graft"], path: "Examples/Quickstart", swiftSettings: settings),
         .executableTarget(
+            name: "TokenizerBenchmark", dependencies: ["Tokenizers"], path: "Benchmarks/Tokenizer",
+            swiftSettings: settings),
+        .executableTarget(
             name: "GraftCLI",
             dependencies: ["Graft", .product(name: "ArgumentParser", package: "swift-argument-parser")],
             swiftSettings: settings, linkerSettings: staticRuntime),
 
         .target(name: "TestSupport", dependencies: ["Formats"], path: "Tests/TestSupport", swiftSettings: settings),
+        .executableTarget(
+            name: "Fuzzer",
+            dependencies: ["Torch", "Formats", "Tokenizers", "Backbones", "PEFT", "Training", "TestSupport"],
+            path: "Tests/Fuzzer", swiftSettings: settings),
+        .testTarget(name: "FuzzTests", dependencies: ["Formats", "TestSupport", "Fuzzer"], swiftSettings: settings),
         .testTarget(name: "TorchTests", dependencies: ["Torch", "TestSupport"], swiftSettings: settings),
         .testTarget(name: "FormatsTests", dependencies: ["Formats", "TestSupport"], swiftSettings: settings),
         .testTarget(name: "TokenizersTests", dependencies: ["Tokenizers", "TestSupport"], swiftSettings: settings),

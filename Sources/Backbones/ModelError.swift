@@ -1,3 +1,5 @@
+import Formats
+
 /// A model that cannot be loaded or run, in one sentence: what, where, what was expected, what to do.
 public struct ModelError: Error, CustomStringConvertible, Sendable, Equatable {
     /// The sentence.
@@ -5,6 +7,6 @@ public struct ModelError: Error, CustomStringConvertible, Sendable, Equatable {
 
     /// Makes an error from a sentence.
     public init(_ description: String) {
-        self.description = description
+        self.description = boundedSentence(description)
     }
 }

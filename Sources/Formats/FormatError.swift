@@ -46,7 +46,7 @@ public struct FormatError: Error, CustomStringConvertible, Sendable, Equatable {
         case .key(let key): head.append("\"\(shortened(key))\"")
         case nil: break
         }
-        return head.isEmpty ? message : head.joined(separator: ", ") + ": " + message
+        return boundedSentence(head.isEmpty ? message : head.joined(separator: ", ") + ": " + message)
     }
 }
 
@@ -61,4 +61,18 @@ func shortened(_ text: String, to limit: Int = 80) -> String {
         }
     }
     return text.unicodeScalars.count > limit ? result + "..." : result
+}
+
+/// The text of an error without its middle where that is endless: a file may hold a name of any length.
+package func boundedSentence(_ text: String) -> String {
+    guard text.utf8.count > 2000 else { return text }
+    return String(text.unicodeScalars.prefix(400)) + " ... " + String(text.unicodeScalars.suffix(80))
+}
+
+extension String {
+    fileprivate init(_ scalars: some Sequence<Unicode.Scalar>) {
+        var view = String.UnicodeScalarView()
+        view.append(contentsOf: scalars)
+        self.init(view)
+    }
 }

@@ -56,6 +56,15 @@ package func joined(_ folder: String, _ name: String) -> String {
     folder.hasSuffix("/") ? folder + name : folder + "/" + name
 }
 
+/// Whether a name is that of a file right in a folder: it cannot lead out of the folder, whatever wrote it.
+///
+/// Looks at bytes: to Swift's strings a slash with a combining mark after it is no slash.
+package func isPlainFileName(_ name: String) -> Bool {
+    let bytes = Array(name.utf8)
+    return !bytes.isEmpty && bytes != Array(".".utf8) && bytes != Array("..".utf8)
+        && !bytes.contains(UInt8(ascii: "/")) && !bytes.contains(0)
+}
+
 /// Kinds of what may be at a path.
 package enum PathKind {
     case file, folder, other, missing

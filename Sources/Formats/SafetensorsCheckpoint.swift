@@ -68,7 +68,7 @@ public struct SafetensorsIndex: Sendable {
         var weightMap = KeyedList<String>()
         var shards = KeyedList<Bool>()
         for (name, value) in pairs.entries {
-            guard let shard = value.string, !shard.isEmpty, !shard.contains("/"), shard != "..", shard != "." else {
+            guard let shard = value.string, isPlainFileName(shard) else {
                 throw FormatError(file: path, place: .key(name), "expected the name of a file in the same folder")
             }
             weightMap.appendIfNew(key: name, value: shard)

@@ -13,7 +13,7 @@ struct EvalCommand: ParsableCommand {
 
     @OptionGroup(title: "Model") var options: ModelOptions
 
-    @Option(help: ArgumentHelp("The JSONL file of rows, as for training.", valueName: "file"))
+    @Option(help: ArgumentHelp("The file of rows, as for training.", valueName: "file"))
     var data: String
 
     @Option(help: ArgumentHelp("Rows of one forward pass.", valueName: "count"))
@@ -21,6 +21,8 @@ struct EvalCommand: ParsableCommand {
 
     @Option(help: ArgumentHelp("Tokens beyond this many are cut off each row.", valueName: "count"))
     var maxLength = 1024
+
+    @OptionGroup(title: "Rows") var reading: RowOptions
 
     @Flag(help: "Also report each row.")
     var perExample = false
@@ -38,10 +40,10 @@ struct EvalCommand: ParsableCommand {
 
     func run() throws {
         let model = try options.load()
-        let rows = try model.dataset(data, maxLength: maxLength)
-        if let note = rows.truncationNote { Output.note(note) }
+        let rows = try model.dataset([DataSource(data)], options: reading.options(maxLength: maxLength))
+        rows.notes.forEach(Output.note)
         let evaluation = try Evaluator(model, batchSize: batchSize).evaluate(rows)
-        let match = exactMatch ? try model.exactMatch(on: data, batchSize: batchSize) : nil
+        let match = exactMatch ? try model.exactMatch(on: data, columns: reading.columns, batchSize: batchSize) : nil
         try json ? Output.write(document(evaluation, match)) : Output.write(text(evaluation, match))
     }
 

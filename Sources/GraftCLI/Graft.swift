@@ -31,7 +31,9 @@ struct GraftCommand: ParsableCommand {
         groupedSubcommands: [
             CommandGroup(name: "Adapt", subcommands: [TrainCommand.self, EvalCommand.self, MergeCommand.self]),
             CommandGroup(name: "Use", subcommands: [GenerateCommand.self, ChatCommand.self, TokenizeCommand.self]),
-            CommandGroup(name: "Look", subcommands: [InspectCommand.self, MethodsCommand.self, DoctorCommand.self]),
+            CommandGroup(
+                name: "Look",
+                subcommands: [DataCommand.self, InspectCommand.self, MethodsCommand.self, DoctorCommand.self]),
         ])
 
     /// Parses and runs, and turns every error into a sentence and an exit code.

@@ -7,10 +7,12 @@ struct TrainCommand: ParsableCommand {
         commandName: "train",
         abstract: "Train an adapter for a model on the rows of a file.",
         discussion: """
-            A row is {"text"}, {"prompt", "completion"} or {"messages"}. The run folder holds the recipe, the metrics, \
-            the adapter and the checkpoints. Ctrl-C stops after the current step and writes a checkpoint, from which \
-            --resume goes on; it needs no option but --output. Under torchrun, or any launcher that sets RANK, \
-            WORLD_SIZE, MASTER_ADDR and MASTER_PORT, the processes share each step's rows and learn the same as one.
+            Files are JSONL, JSON, CSV or TSV, each also gzip'd; a row is {"text"}, {"prompt", "completion"}, {"messages"}, \
+            {"instruction", "input", "output"} or {"conversations"}, other columns are named by --column. The run \
+            folder holds the recipe, the metrics, the adapter and the checkpoints. Ctrl-C stops after the current step \
+            and writes a checkpoint, from which --resume goes on; it needs no option but --output. Under torchrun, or \
+            any launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, the processes share each step's rows \
+            and learn the same as one.
             """)
 
     @Option(help: ArgumentHelp("A recipe, as in a run folder; options below win over it.", valueName: "file"))

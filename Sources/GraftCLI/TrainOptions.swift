@@ -6,11 +6,15 @@ struct TrainOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The model: a Hugging Face folder, a GGUF file or an alias.", valueName: "path"))
     var model: String?
 
-    @Option(help: ArgumentHelp("The JSONL file to learn from.", valueName: "file"))
-    var data: String?
+    @Option(
+        help: ArgumentHelp(
+            "A file to learn from, perhaps with a weight as in more.csv=0.5; may be repeated.", valueName: "file"))
+    var data: [String] = []
 
-    @Option(help: ArgumentHelp("A JSONL file of held-out rows.", valueName: "file"))
+    @Option(help: ArgumentHelp("A file of held-out rows.", valueName: "file"))
     var evalData: String?
+
+    @OptionGroup(title: "Rows") var rows: RowOptions
 
     @Option(help: ArgumentHelp("How to adapt; 'graft methods' lists the names. (default: lora)", valueName: "name"))
     var method: String?
@@ -118,7 +122,8 @@ struct TrainOptions: ParsableArguments {
             if let value { recipe[keyPath: place] = value }
         }
         take(model, \.model)
-        take(data, \.data)
+        if !data.isEmpty { recipe.dataSources = data.map { DataSource(argument: $0) } }
+        rows.apply(to: &recipe)
         take(evalData, \.evalData)
         try takeMethod(&recipe)
         // Of two ways to say one thing, the one that was given now counts.

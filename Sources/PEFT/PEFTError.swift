@@ -1,3 +1,5 @@
+import Formats
+
 /// An adapter that cannot be made, loaded, saved or merged, in one sentence: what, where, and what to do.
 public struct PEFTError: Error, CustomStringConvertible, Sendable, Equatable {
     /// The sentence.
@@ -5,6 +7,6 @@ public struct PEFTError: Error, CustomStringConvertible, Sendable, Equatable {
 
     /// Makes an error from a sentence.
     public init(_ description: String) {
-        self.description = description
+        self.description = boundedSentence(description)
     }
 }

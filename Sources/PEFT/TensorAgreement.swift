@@ -64,10 +64,10 @@ struct TensorAgreement {
         return misshapen.isEmpty ? "" : ": the adapter is for a model of other sizes, or was saved with other settings"
     }
 
-    /// The number behind `layers.` in a key.
+    /// The number behind `layers.` in a key; none where it can be no block's.
     private static func block(_ name: String) -> Int? {
         let parts = name.split(separator: ".")
         guard let position = parts.firstIndex(of: "layers"), position + 1 < parts.count else { return nil }
-        return Int(parts[position + 1])
+        return Int(parts[position + 1]).flatMap { $0 < 1_000_000 ? $0 : nil }
     }
 }

@@ -43,15 +43,20 @@ struct AddedTokenMatcher: Sendable {
     private var nodes = [Node(byte: 0)]
     private var firstBytes = [Bool](repeating: false, count: 256)
 
-    init(_ tokens: [AddedToken]) {
-        self.tokens = tokens.filter { !$0.content.utf8.isEmpty }
-        for (index, token) in self.tokens.enumerated() {
+    /// Takes the tokens with what is looked for in the text, which is their content as far as it is normalised.
+    init(_ patterns: [(pattern: [UInt8], token: AddedToken)]) {
+        let patterns = patterns.filter { !$0.pattern.isEmpty }
+        tokens = patterns.map(\.token)
+        for (index, (pattern, _)) in patterns.enumerated() {
             var node = 0
-            for byte in token.content.utf8 { node = child(of: node, byte) ?? addChild(of: node, byte) }
+            for byte in pattern { node = child(of: node, byte) ?? addChild(of: node, byte) }
             nodes[node].token = Int32(index)
-            if let first = token.content.utf8.first { firstBytes[Int(first)] = true }
+            if let first = pattern.first { firstBytes[Int(first)] = true }
         }
     }
+
+    /// Whether there is nothing to look for.
+    var isEmpty: Bool { tokens.isEmpty }
 
     private func child(of node: Int, _ byte: UInt8) -> Int? {
         var child = Int(nodes[node].firstChild)
@@ -85,9 +90,10 @@ struct AddedTokenMatcher: Sendable {
             let start = token.lstrip ? max(begin, whitespaceStart(text, before: index, begin: begin)) : index
             let stop = token.rstrip ? whitespaceStop(text, from: end, end: range.upperBound) : end
             if start > begin { plain(begin..<start) }
-            added(token, start..<stop)
+            added(token, start..<max(start, stop))
             begin = stop
-            index = stop
+            // As in the reference, the next token may begin in the white space that this one took.
+            index = end
         }
         if begin < range.upperBound { plain(begin..<range.upperBound) }
     }
@@ -111,16 +117,7 @@ struct AddedTokenMatcher: Sendable {
         let after =
             match.upperBound < range.upperBound
             ? DecodedScalar(text, at: match.upperBound, end: range.upperBound).value : nil
-        return ![before, after].compactMap(\.self).contains(where: isWordCharacter)
-    }
-
-    /// `\w`: alphabetic, mark, decimal number, connector punctuation, join control.
-    private func isWordCharacter(_ value: UInt32) -> Bool {
-        guard let properties = Unicode.Scalar(value)?.properties else { return false }
-        switch properties.generalCategory {
-        case .nonspacingMark, .spacingMark, .enclosingMark, .decimalNumber, .connectorPunctuation: return true
-        default: return properties.isAlphabetic || properties.isJoinControl
-        }
+        return ![before, after].compactMap(\.self).contains { ScalarClass.of($0).contains(.word) }
     }
 
     private func scalar(_ text: UnsafeBufferPointer<UInt8>, before index: Int, begin: Int) -> UInt32? {

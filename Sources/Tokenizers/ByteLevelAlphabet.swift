@@ -26,6 +26,12 @@ package enum ByteLevelAlphabet {
 
     /// Appends the bytes that `written` stands for; a text with a character outside the alphabet stands for itself.
     static func appendBytes(of written: UnsafeBufferPointer<UInt8>, to output: inout [UInt8]) {
+        if !appendBytesIfWritten(written, to: &output) { output.append(contentsOf: written) }
+    }
+
+    /// Appends the bytes that `written` stands for; nothing when a character is outside the alphabet.
+    @discardableResult
+    static func appendBytesIfWritten(_ written: UnsafeBufferPointer<UInt8>, to output: inout [UInt8]) -> Bool {
         let before = output.count
         var index = 0
         while index < written.count {
@@ -42,9 +48,9 @@ package enum ByteLevelAlphabet {
             output.append(UInt8(truncatingIfNeeded: bytes[scalar]))
             index += length
         }
-        guard index < written.count else { return }
+        guard index < written.count else { return true }
         output.removeSubrange(before...)
-        output.append(contentsOf: written)
+        return false
     }
 
     /// Writes bytes in the alphabet.

@@ -53,6 +53,12 @@ struct ByteStringTable: Sendable {
         slots.isEmpty ? nil : find(string).number
     }
 
+    /// The number of a text, or nil.
+    func number(of text: String) -> Int? {
+        var text = text
+        return text.withUTF8 { $0.isEmpty ? nil : number(of: $0) }
+    }
+
     private func find(_ string: UnsafeBufferPointer<UInt8>) -> (hash: UInt32, slot: Int, number: Int?) {
         let hash = hashOfBytes(string)
         let mask = slots.count - 1

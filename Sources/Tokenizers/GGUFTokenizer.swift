@@ -3,101 +3,65 @@ import Formats
 extension Tokenizer {
     /// Loads the tokenizer of a GGUF file.
     ///
+    /// The kinds are byte-level BPE (`gpt2`, with the pre-tokenizers that ``GGUFFile`` files of common models name),
+    /// SentencePiece's BPE (`llama`), WordPiece (`bert`) and Unigram (`t5`).
+    ///
     /// - Throws: ``TokenizerError`` or `FormatError` when the file has none, a broken one, or one of a kind that is not
     ///   supported; the message names what is.
     public init(gguf file: GGUFFile) throws {
-        let reader = GGUFTokenizerReader(file: file)
+        let reader = GGUFTokenizerReader(keys: GGUFTokenizerKeys(file: file))
         self.init(try reader.parts())
     }
 }
 
-/// Reads the keys `tokenizer.*` of a GGUF file.
+/// Reads the tokenizer of a GGUF file.
 private struct GGUFTokenizerReader {
-    let file: GGUFFile
-
-    /// The splitting rules by the name in `tokenizer.ggml.pre`.
-    static let preTokenizers: [String: PreTokenizer] = [
-        "gpt-2": .byteLevel(addPrefixSpace: false, useRegex: true),
-        "smollm": .sequence([.digits(individual: true), .byteLevel(addPrefixSpace: false, useRegex: true)]),
-    ]
+    let keys: GGUFTokenizerKeys
 
     /// Control tokens that end a turn in the common templates, for files that do not name theirs.
     static let endOfTurnTokens = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"]
 
     func parts() throws -> Tokenizer.Parts {
-        let preTokenizer = try preTokenizer()
-        let tokens = try strings("tokenizer.ggml.tokens")
-        guard !tokens.isEmpty, tokens.count <= Int(Int32.max) else {
-            throw error("tokenizer.ggml.tokens", "expected at least one token, found \(tokens.count)")
-        }
-        let added = try addedTokens(tokens)
-        let vocabulary = ByteLevelVocabulary(
-            tokens: tokens, plain: Set(added.map(\.id)), origin: file.file.path + ", tokenizer.ggml.merges")
+        // What kind it is comes first: that another one is needed matters more than anything wrong in it.
+        let vocabulary = try GGUFVocabulary(keys)
+        let tokens = vocabulary.tokens
+        let stages = vocabulary.stages
+        let preTokenizer = try stages.component("pre_tokenizer").map { try PreTokenizerJSON.preTokenizer($0) }
+        let splitter = try PieceSplitter(preTokenizer, allowsRawBytes: vocabulary.isByteLevel)
+        let added = addedTokens(vocabulary)
         let special = SpecialTokens(
-            bos: try id("bos", tokens.count), eos: try id("eos", tokens.count),
-            pad: try id("padding", tokens.count), unk: try id("unknown", tokens.count))
-        let named = [special.eos, try id("eot", tokens.count), try id("eom", tokens.count)].compactMap(\.self)
+            bos: try keys.id("bos", below: tokens.count) ?? vocabulary.beginning,
+            eos: try keys.id("eos", below: tokens.count) ?? vocabulary.end,
+            pad: try keys.id("padding", below: tokens.count), unk: try keys.id("unknown", below: tokens.count))
+        let turns = [try keys.id("eot", below: tokens.count), try keys.id("eom", below: tokens.count)]
         let known = added.filter { $0.isSpecial && Self.endOfTurnTokens.contains($0.content) }.map(\.id)
-        return Tokenizer.Parts(
-            model: try vocabulary.model(merges: try strings("tokenizer.ggml.merges")),
-            written: vocabulary.written, bytes: vocabulary.bytes, preTokenizer: preTokenizer, addedTokens: added,
-            specialTokens: special, stopTokenIDs: named + known,
-            addsBOS: file.metadata["tokenizer.ggml.add_bos_token"]?.bool ?? false,
-            addsEOS: file.metadata["tokenizer.ggml.add_eos_token"]?.bool ?? false,
-            chatTemplateSource: file.metadata["tokenizer.chat_template"]?.string)
+        var parts = Tokenizer.Parts(model: vocabulary.model, preTokenizer: preTokenizer, splitter: splitter)
+        parts.normalizer = try stages.component("normalizer").map { try NormalizerJSON.normalizer($0) }
+        parts.decoder = try DecoderJSON.steps(stages.component("decoder"))
+        parts.addedTokens = added
+        parts.addedTokensArePlain = true
+        parts.specialTokens = special
+        parts.stopTokenIDs = ([special.eos] + turns).compactMap(\.self) + known
+        let addsBOS = try keys.flag("tokenizer.ggml.add_bos_token") ?? vocabulary.pipeline.addsBOS
+        let addsEOS = try keys.flag("tokenizer.ggml.add_eos_token") ?? vocabulary.pipeline.addsEOS
+        parts.postProcessor = PostProcessor(bos: addsBOS ? special.bos : nil, eos: addsEOS ? special.eos : nil)
+        if vocabulary.pipeline.trimsBlanks { parts.postProcessor.steps.insert(.trim(addPrefixSpace: false), at: 0) }
+        parts.chatTemplateSource = keys.file.metadata["tokenizer.chat_template"]?.string
+        parts.stages = stages.json
+        parts.addedTokensArePlain = vocabulary.isByteLevel
+        return parts
     }
 
-    private func preTokenizer() throws -> PreTokenizer {
-        let model = try string("tokenizer.ggml.model")
-        guard model == "gpt2" else {
-            throw error(
-                "tokenizer.ggml.model",
-                "the tokenizer model \(pythonRepr(model)) is not supported; supported is "
-                    + "\"gpt2\" (byte-level BPE)")
+    /// The tokens that are recognised in text: unknown, control and user defined ones.
+    private func addedTokens(_ vocabulary: GGUFVocabulary) -> [AddedToken] {
+        vocabulary.tokens.indices.compactMap { id in
+            guard !vocabulary.tokens[id].utf8.isEmpty else { return nil }
+            switch vocabulary.kinds[id] {
+            case .unknown, .control: return AddedToken(id: id, content: vocabulary.tokens[id], isSpecial: true)
+            case .userDefined:
+                return AddedToken(id: id, content: vocabulary.tokens[id], isSpecial: false, normalized: false)
+            default: return nil
+            }
         }
-        let name = try string("tokenizer.ggml.pre")
-        guard let preTokenizer = Self.preTokenizers[name] else {
-            let names = Self.preTokenizers.keys.sorted().map { "\"\($0)\"" }.joined(separator: ", ")
-            throw error(
-                "tokenizer.ggml.pre", "the pre-tokenizer \(pythonRepr(name)) is not supported; supported are \(names)")
-        }
-        return preTokenizer
-    }
-
-    /// The tokens whose type says that they are recognised in text: unknown (2), control (3) and user defined (4).
-    private func addedTokens(_ tokens: [String]) throws -> [AddedToken] {
-        let key = "tokenizer.ggml.token_type"
-        guard let value = file.metadata[key] else { return [] }
-        guard let array = value.array else { throw error(key, "expected an array of integers") }
-        let types = try array.ints()
-        guard types.count == tokens.count else {
-            throw error(key, "expected one type for each of the \(tokens.count) tokens, found \(types.count)")
-        }
-        return types.indices.filter { (2...4).contains(types[$0]) && !tokens[$0].utf8.isEmpty }.map {
-            AddedToken(id: $0, content: tokens[$0], isSpecial: types[$0] != 4)
-        }
-    }
-
-    private func id(_ role: String, _ count: Int) throws -> Int? {
-        let key = "tokenizer.ggml.\(role)_token_id"
-        guard let value = file.metadata[key] else { return nil }
-        guard let id = value.int, (0..<count).contains(id) else {
-            throw error(key, "expected the number of one of the \(count) tokens")
-        }
-        return id
-    }
-
-    private func string(_ key: String) throws -> String {
-        guard let string = try file.value(key).string else { throw error(key, "expected a string") }
-        return string
-    }
-
-    private func strings(_ key: String) throws -> [String] {
-        guard let array = try file.value(key).array else { throw error(key, "expected an array of strings") }
-        return try array.strings()
-    }
-
-    private func error(_ key: String, _ message: String) -> TokenizerError {
-        TokenizerError("\(file.file.path), \"\(key)\": \(message)")
     }
 }

@@ -23,7 +23,7 @@ enum GPT2Pattern {
     }
 
     /// The bits of letter, number and white space.
-    private static var runMask: UInt8 { 7 }
+    private static var runMask: UInt16 { 7 }
 
     /// The class that decides the run a scalar belongs to (empty for "none of them"), and its length in bytes.
     @inline(__always)

@@ -1,16 +1,15 @@
 /// Merges the neighbouring tokens of one piece, lowest rank first and leftmost among equals, until none merges.
 struct PairMerger: Sendable {
-    /// A token of the piece with the bytes it covers.
-    struct Symbol {
-        var token: UInt32
-        /// Offset of its first byte in the piece.
-        var start: Int32
-        /// Offset after its last byte.
-        var end: Int32
-    }
-
     /// The tokens; fill it, call `merge`, read it.
-    var symbols: [Symbol] = []
+    var symbols: [PieceToken] = []
+
+    /// The empty list of tokens with the memory that it had.
+    mutating func takeSymbols() -> [PieceToken] {
+        var taken: [PieceToken] = []
+        swap(&taken, &symbols)
+        taken.removeAll(keepingCapacity: true)
+        return taken
+    }
 
     /// `rank << 32 | token` of the merge of symbol i and the symbol after it; `UInt64.max` when they do not merge.
     private var merges: [UInt64] = []

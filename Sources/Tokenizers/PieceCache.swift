@@ -49,6 +49,8 @@ struct PieceCache: Sendable {
 
     private var places: [Place] = []
     private var tokens: [UInt32] = []
+    /// Where each token ends in its piece, beside `tokens`.
+    private var ends: [UInt8] = []
 
     /// Whether anything can be remembered.
     var isEnabled: Bool { !places.isEmpty }
@@ -58,27 +60,39 @@ struct PieceCache: Sendable {
         guard !isEnabled else { return }
         places = [Place](repeating: Place(), count: 1 << Int(Self.placeBits))
         tokens = [UInt32](repeating: 0, count: Self.mostTokens << Int(Self.placeBits))
+        ends = [UInt8](repeating: 0, count: Self.mostTokens << Int(Self.placeBits))
     }
 
-    /// Calls `body` with the tokens of a remembered piece; returns false when it is not remembered.
+    /// Calls `body` with each token of a remembered piece and its places; returns false when it is not remembered.
     @inline(__always)
-    func withTokens(of key: Key, _ body: (UnsafeBufferPointer<UInt32>) -> Void) -> Bool {
+    func forEachToken(of key: Key, _ body: (_ token: UInt32, _ start: Int, _ end: Int) -> Void) -> Bool {
         let index = key.place
         let place = places[index]
         guard place.low == key.low, place.high == key.high, place.length == key.length else { return false }
-        tokens.withUnsafeBufferPointer {
-            let begin = index * Self.mostTokens
-            body(UnsafeBufferPointer(rebasing: $0[begin..<begin + Int(place.count)]))
+        let begin = index * Self.mostTokens
+        var start = 0
+        for slot in begin..<begin + Int(place.count) {
+            let end = Int(ends[slot])
+            body(tokens[slot], start, end)
+            start = end
         }
         return true
     }
 
-    /// Remembers the tokens of a piece, unless there are too many.
-    mutating func remember(_ key: Key, _ pieceTokens: UnsafeBufferPointer<UInt32>) {
+    /// Remembers the tokens of a piece, unless there are too many or they do not follow each other without a gap.
+    mutating func remember(_ key: Key, _ pieceTokens: [PieceToken]) {
         guard pieceTokens.count <= Self.mostTokens else { return }
+        var end: Int32 = 0
+        for token in pieceTokens {
+            guard token.start == end, token.end >= end else { return }
+            end = token.end
+        }
         let index = key.place
         places[index] = Place(
             low: key.low, high: key.high, length: key.length, count: UInt8(truncatingIfNeeded: pieceTokens.count))
-        for (offset, token) in pieceTokens.enumerated() { tokens[index * Self.mostTokens + offset] = token }
+        for (offset, token) in pieceTokens.enumerated() {
+            tokens[index * Self.mostTokens + offset] = token.token
+            ends[index * Self.mostTokens + offset] = UInt8(truncatingIfNeeded: token.end)
+        }
     }
 }

@@ -1,9 +1,9 @@
-/// What the pre-tokenizers need to know of a Unicode scalar: letter, number, white space or none of them.
+/// What the pipeline needs to know of a Unicode scalar: letter, number, white space, punctuation and so on.
 ///
-/// The classes are those of the reference implementation, whose regular expressions know Unicode 16 and whose digit test
-/// knows Unicode 17; newer scalars count as unassigned, so that ids do not depend on the tables of the Swift runtime.
+/// The classes are those of the reference implementation, whose parts know different versions of Unicode; scalars that a
+/// part does not know count as unassigned there, so that ids do not depend on the tables of the Swift runtime.
 struct ScalarClass: OptionSet, Sendable {
-    let rawValue: UInt8
+    let rawValue: UInt16
 
     /// `\p{L}`.
     static let letter = ScalarClass(rawValue: 1)
@@ -13,6 +13,16 @@ struct ScalarClass: OptionSet, Sendable {
     static let whitespace = ScalarClass(rawValue: 4)
     /// A numeric scalar in the eyes of the `Digits` step.
     static let digit = ScalarClass(rawValue: 8)
+    /// Punctuation, and in ASCII symbols too.
+    static let punctuation = ScalarClass(rawValue: 16)
+    /// A control, format or private scalar.
+    static let other = ScalarClass(rawValue: 32)
+    /// `\w`: alphabetic, mark, decimal number, connector punctuation, join control.
+    static let word = ScalarClass(rawValue: 64)
+    /// `\p{Mn}`.
+    static let nonspacingMark = ScalarClass(rawValue: 128)
+    /// Its own lower case.
+    static let caseless = ScalarClass(rawValue: 256)
 
     /// The class of one scalar value.
     @inline(__always)
@@ -20,7 +30,8 @@ struct ScalarClass: OptionSet, Sendable {
         value < 0x1_0000 ? ScalarClass(rawValue: basicPlane[Int(value)]) : computed(value)
     }
 
-    /// The class of one ASCII byte; comparisons are faster than a table behind a lazy initialiser.
+    /// The class of one ASCII byte as far as letters, numbers and white space go; comparisons are faster than a table
+    /// behind a lazy initialiser.
     @inline(__always)
     static func ofASCII(_ byte: UInt8) -> ScalarClass {
         if (byte | 0x20) &- UInt8(ascii: "a") < 26 { return .letter }
@@ -29,25 +40,46 @@ struct ScalarClass: OptionSet, Sendable {
     }
 
     /// The raw classes of the basic plane, computed once on the first scalar that is not ASCII.
-    private static let basicPlane: [UInt8] = (0..<0x1_0000).map { computed($0).rawValue }
+    private static let basicPlane: [UInt16] = (0..<0x1_0000).map { computed($0).rawValue }
 
     private static func computed(_ value: UInt32) -> ScalarClass {
         guard let scalar = Unicode.Scalar(value) else { return [] }
         let properties = scalar.properties
+        let age = properties.age.map { ($0.major, $0.minor) } ?? (99, 0)
+        var result: ScalarClass = properties.isWhitespace ? .whitespace : []
         switch properties.generalCategory {
         case .uppercaseLetter, .lowercaseLetter, .titlecaseLetter, .modifierLetter, .otherLetter:
-            return isKnown(properties, major: 16) ? .letter : []
+            if age <= (16, 0) { result.insert(.letter) }
         case .decimalNumber, .letterNumber, .otherNumber:
-            if isKnown(properties, major: 16) { return [.number, .digit] }
-            return isKnown(properties, major: 17) ? .digit : []
-        default:
-            return properties.isWhitespace ? .whitespace : []
+            if age <= (16, 0) { result.insert(.number) }
+            if age <= (17, 0) { result.insert(.digit) }
+        case .connectorPunctuation, .dashPunctuation, .openPunctuation, .closePunctuation, .initialPunctuation,
+            .finalPunctuation, .otherPunctuation:
+            if age <= (8, 0) { result.insert(.punctuation) }
+        case .control, .format, .privateUse: if age <= (8, 0) { result.insert(.other) }
+        case .nonspacingMark: if age <= (8, 0) { result.insert(.nonspacingMark) }
+        default: break
         }
+        // What has changed its category since the version that the reference's older part knows.
+        switch value {
+        case 0x166D, 0x111C9:
+            result.insert(.punctuation)
+            result.remove(.nonspacingMark)
+        case 0x1734, 0x1171E: result.insert(.nonspacingMark)
+        case 0x1885, 0x1886, 0xA9BD: result.remove(.nonspacingMark)
+        default: break
+        }
+        if scalar.isASCII, "$+<=>^`|~".unicodeScalars.contains(scalar) { result.insert(.punctuation) }
+        if age <= (16, 0), isWord(properties) { result.insert(.word) }
+        if !properties.changesWhenLowercased { result.insert(.caseless) }
+        return result
     }
 
-    private static func isKnown(_ properties: Unicode.Scalar.Properties, major: Int) -> Bool {
-        guard let age = properties.age else { return false }
-        return age.major < major || (age.major == major && age.minor == 0)
+    private static func isWord(_ properties: Unicode.Scalar.Properties) -> Bool {
+        switch properties.generalCategory {
+        case .nonspacingMark, .spacingMark, .enclosingMark, .decimalNumber, .connectorPunctuation: true
+        default: properties.isAlphabetic || properties.isJoinControl
+        }
     }
 }
 
@@ -75,3 +107,7 @@ struct DecodedScalar {
         length = wanted
     }
 }
+
+/// Bytes of the character that begins with `first` in well-formed UTF-8.
+@inline(__always)
+func utf8Length(_ first: UInt8) -> Int { first < 0xC0 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4 }

@@ -1,38 +1,50 @@
-/// Decodes tokens as they arrive, never giving out a part of a character.
+/// Decodes tokens as they arrive, never giving out what a later token may change.
 ///
 /// All that ``append(_:)`` and ``finish()`` return, joined, is what ``Tokenizer/decode(_:skipSpecialTokens:)`` returns
-/// for all the tokens at once.
+/// for all the tokens at once. Some decoders hold text back: byte tokens until their run ends, because a run that is no
+/// UTF-8 is replaced as a whole.
 public struct StreamingDecoder: Sendable {
     private let tokenizer: Tokenizer
     private let skipsSpecialTokens: Bool
-    /// The bytes of a character whose rest has not arrived: at most 3.
-    private var pending: [UInt8] = []
+    private var chain: DecoderChain
 
     init(_ tokenizer: Tokenizer, skipSpecialTokens: Bool) {
         self.tokenizer = tokenizer
         self.skipsSpecialTokens = skipSpecialTokens
+        chain = DecoderChain(tokenizer.decoder)
     }
 
-    /// Takes a token and returns the text that is complete with it, maybe none.
+    /// Takes a token and returns the text that is certain with it, maybe none.
     ///
     /// - Throws: ``TokenizerError`` when the vocabulary has no such token.
     public mutating func append(_ id: Int) throws -> String {
-        try tokenizer.appendBytes(of: id, skipSpecialTokens: skipsSpecialTokens, to: &pending)
-        let complete = pending.count - incompleteSuffix(pending)
-        guard complete > 0 else { return "" }
-        defer { pending.removeFirst(complete) }
-        return String(decoding: pending[..<complete], as: UTF8.self)
+        var output: [UInt8] = []
+        try append(id, to: &output)
+        return String(decoding: output, as: UTF8.self)
     }
 
-    /// Returns what is left when no more tokens come: U+FFFD for a character that was cut off, else nothing.
+    /// Returns what is left when no more tokens come.
     public mutating func finish() -> String {
-        defer { pending.removeAll() }
-        return String(decoding: pending, as: UTF8.self)
+        var output: [UInt8] = []
+        finish(&output)
+        return String(decoding: output, as: UTF8.self)
+    }
+
+    mutating func append(_ id: Int, to output: inout [UInt8]) throws {
+        let isPlain = tokenizer.isPlainToken(id)
+        try tokenizer.withDecodedToken(id, skipSpecialTokens: skipsSpecialTokens) {
+            chain.append($0, isPlain: isPlain, to: &output)
+        }
+    }
+
+    mutating func finish(_ output: inout [UInt8]) {
+        chain.finish(&output)
+        chain = DecoderChain(tokenizer.decoder)
     }
 }
 
 /// Number of bytes at the end that begin a well-formed UTF-8 character but do not complete it.
-private func incompleteSuffix(_ bytes: [UInt8]) -> Int {
+func incompleteSuffix(_ bytes: [UInt8]) -> Int {
     for length in 1...3 where length <= bytes.count {
         let byte = bytes[bytes.count - length]
         if byte & 0xC0 == 0x80 { continue }

@@ -23,19 +23,30 @@ private struct TokenizerFolderReader {
         let path = folder + "/tokenizer.json"
         var parts = try TokenizerJSONReader(path: path, json: try JSON.read(path: path)).parts()
         let configuration = try optionalJSON("tokenizer_config.json")
-        let map = try optionalJSON("special_tokens_map.json")
+        // As in `transformers`, the map counts where the configuration is of the time before it listed all added tokens.
+        let map = configuration?["added_tokens_decoder"] == nil ? try optionalJSON("special_tokens_map.json") : nil
         func role(_ name: String) throws -> Int? {
-            guard let text = try tokenText(configuration?[name] ?? map?[name], name) else { return nil }
+            guard let text = try tokenText(map?[name] ?? configuration?[name], name) else { return nil }
             return try addedID(text, name, &parts)
         }
         parts.specialTokens = SpecialTokens(
             bos: try role("bos_token"), eos: try role("eos_token"), pad: try role("pad_token"),
             unk: try role("unk_token"))
-        parts.addsBOS = configuration?["add_bos_token"]?.bool ?? false
-        parts.addsEOS = configuration?["add_eos_token"]?.bool ?? false
+        overrideTemplate(configuration, &parts)
+        parts.files = try TokenizerFiles(folder: folder)
         parts.stopTokenIDs = [parts.specialTokens.eos].compactMap(\.self) + (try generationStops())
         parts.chatTemplateSource = try chatTemplate(configuration)
         return parts
+    }
+
+    /// As in `transformers`, a post-processor that adds tokens decides alone; without one the configuration does.
+    private func overrideTemplate(_ configuration: JSON?, _ parts: inout Tokenizer.Parts) {
+        let flags = (configuration?["add_bos_token"]?.bool, configuration?["add_eos_token"]?.bool)
+        guard flags.0 == true || flags.1 == true, parts.postProcessor.template == nil else { return }
+        let template = PostProcessor(
+            bos: flags.0 ?? false ? parts.specialTokens.bos : nil, eos: flags.1 ?? false ? parts.specialTokens.eos : nil
+        )
+        parts.postProcessor.steps += template.steps
     }
 
     private func optionalJSON(_ name: String) throws -> JSON? {
@@ -54,8 +65,7 @@ private struct TokenizerFolderReader {
 
     /// The number of a token with a role; such a token is recognised in text, as `transformers` does it.
     private func addedID(_ text: String, _ name: String, _ parts: inout Tokenizer.Parts) throws -> Int {
-        let bytes = Array(text.utf8)
-        guard let id = bytes.withUnsafeBufferPointer({ $0.isEmpty ? nil : parts.written.number(of: $0) }) else {
+        guard let id = parts.id(of: text) else {
             throw TokenizerError(
                 "\(folder)/tokenizer_config.json names \(pythonRepr(text)) as \"\(name)\", but tokenizer.json has no "
                     + "such token; add it there or take the line out")

@@ -4,6 +4,7 @@ import Foundation
 extension Tokenizer {
     /// Writes the tokenizer in Hugging Face's files, so that `transformers` gives the same tokens.
     ///
+    /// A tokenizer of a folder is written as it was, byte for byte, with what its files say beyond encoding.
     /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, and `chat_template.jinja` when there is a
     /// template; each file whole or not at all.
     ///
@@ -11,9 +12,17 @@ extension Tokenizer {
     /// - Throws: ``TokenizerError`` when tokenizer.json cannot express the vocabulary, `FormatError` when a file cannot
     ///   be written.
     public func write(toFolder folder: String) throws {
-        try AtomicFile.write(text(try tokenizerJSON()), to: folder + "/tokenizer.json")
-        try AtomicFile.write(text(configurationJSON), to: folder + "/tokenizer_config.json")
-        try AtomicFile.write(text(roles), to: folder + "/special_tokens_map.json")
+        let own = [
+            ("tokenizer.json", files == nil ? try text(tokenizerJSON()) : ""),
+            ("tokenizer_config.json", text(configurationJSON)), ("special_tokens_map.json", text(roles)),
+        ]
+        for (name, content) in own {
+            if let file = files?.contents[name] {
+                try AtomicFile.write(file.text, to: folder + "/" + name)
+            } else {
+                try AtomicFile.write(content, to: folder + "/" + name)
+            }
+        }
         let template = folder + "/chat_template.jinja"
         if let chatTemplateSource {
             try AtomicFile.write(chatTemplateSource, to: template)
@@ -54,15 +63,33 @@ extension Tokenizer {
                 "special": JSON(token.isSpecial),
             ]
         }
-        let decoder: JSON = ["type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true]
         return [
-            "version": "1.0", "truncation": nil, "padding": nil, "added_tokens": JSON(added), "normalizer": nil,
-            "pre_tokenizer": preTokenizer.json, "post_processor": nil, "decoder": decoder, "model": try modelJSON(),
+            "version": "1.0", "truncation": nil, "padding": nil, "added_tokens": JSON(added),
+            "normalizer": stages?["normalizer"] ?? .null, "pre_tokenizer": stages?["pre_tokenizer"] ?? .null,
+            "post_processor": template, "decoder": stages?["decoder"] ?? .null, "model": try modelJSON(),
+        ]
+    }
+
+    /// The tokens around a text as a post-processor.
+    private var template: JSON {
+        var items: [JSON] = [["Sequence": ["id": "A", "type_id": 0]]]
+        var specials = KeyedList<JSON>()
+        func item(_ id: Int?) -> [JSON] {
+            guard let id, let name = token(id) else { return [] }
+            specials[name] = ["id": .string(name), "ids": JSON([JSON(id)]), "tokens": JSON([.string(name)])]
+            return [["SpecialToken": ["id": .string(name), "type_id": 0]]]
+        }
+        items = item(addsBOS ? specialTokens.bos : nil) + items + item(addsEOS ? specialTokens.eos : nil)
+        guard items.count > 1 else { return .null }
+        return [
+            "type": "TemplateProcessing", "single": JSON(items),
+            "pair": JSON(items + [["Sequence": ["id": "B", "type_id": 1]]]),
+            "special_tokens": .object(specials),
         ]
     }
 
     private func modelJSON() throws -> JSON {
-        guard let model = model as? ByteLevelBPE else {
+        guard let model = model as? BytePairModel, case .bytes = model.alphabet else {
             throw TokenizerError("a tokenizer with a \(model.name) model cannot be written")
         }
         var vocabulary = KeyedList<JSON>()
@@ -84,20 +111,5 @@ extension Tokenizer {
             "byte_fallback": false, "ignore_merges": JSON(model.ignoresMerges), "vocab": .object(vocabulary),
             "merges": JSON(merges),
         ]
-    }
-}
-
-extension PreTokenizer {
-    /// As tokenizer.json writes it.
-    fileprivate var json: JSON {
-        switch self {
-        case .digits(let individual): ["type": "Digits", "individual_digits": JSON(individual)]
-        case .byteLevel(let addPrefixSpace, let useRegex):
-            [
-                "type": "ByteLevel", "add_prefix_space": JSON(addPrefixSpace), "trim_offsets": true,
-                "use_regex": JSON(useRegex),
-            ]
-        case .sequence(let steps): ["type": "Sequence", "pretokenizers": JSON(steps.map(\.json))]
-        }
     }
 }

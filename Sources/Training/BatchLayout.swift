@@ -72,7 +72,7 @@ extension BatchLayout {
     func requireRoom(for data: Dataset) throws {
         guard let tokens, let row = (0..<data.count).first(where: { data.length(at: $0) > tokens }) else { return }
         throw TrainingError(
-            "\(data.path): line \(data[row].line): the row has \(data.length(at: row)) tokens, more than batch_tokens "
+            "\(data.name(of: data[row])): the row has \(data.length(at: row)) tokens, more than batch_tokens "
                 + "\(tokens); raise batch_tokens, or lower max_length to cut rows off")
     }
 }

@@ -5,17 +5,23 @@ import Torch
 /// What a step takes does not depend on how its rows are laid out in forward passes, nor on how many processes share
 /// them: `batch_size * gradient_accumulation_steps` rows, whatever happens. See ``StepPlan``.
 package struct DataOrder: Sendable {
-    private let seed: Seed
-    private let count: Int
+    private let epochRows: EpochRows
     private let rowsPerStep: Int
     private var epoch = -1
     private var order: [Int] = []
 
-    /// Lays out a run over `count` rows, of which each step takes `rowsPerStep`, the last of an epoch what is left.
-    package init(seed: Seed, count: Int, rowsPerStep: Int) {
-        self.seed = seed
-        self.count = count
+    /// The rows of an epoch.
+    private var count: Int { epochRows.count }
+
+    /// Lays out a run, of which each step takes `rowsPerStep` rows, the last of an epoch what is left.
+    package init(_ epochRows: EpochRows, rowsPerStep: Int) {
+        self.epochRows = epochRows
         self.rowsPerStep = rowsPerStep
+    }
+
+    /// Lays out a run over `count` rows of which an epoch takes each once.
+    package init(seed: Seed, count: Int, rowsPerStep: Int) {
+        self.init(EpochRows(count: count, seed: seed), rowsPerStep: rowsPerStep)
     }
 
     /// The optimiser steps of one pass over the data.
@@ -25,8 +31,7 @@ package struct DataOrder: Sendable {
     package mutating func rows(step: Int) -> ArraySlice<Int> {
         let (epoch, index) = step.quotientAndRemainder(dividingBy: stepsPerEpoch)
         if epoch != self.epoch {
-            var stream = seed.stream("data/epoch/\(epoch)")
-            (self.epoch, order) = (epoch, stream.permutation(count))
+            (self.epoch, order) = (epoch, epochRows.rows(epoch: epoch))
         }
         return order[(index * rowsPerStep)..<min((index + 1) * rowsPerStep, count)]
     }

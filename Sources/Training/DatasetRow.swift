@@ -6,10 +6,14 @@ enum DataRow: Equatable {
     case text(String)
     case completion(prompt: String, completion: String)
     case messages(ChatConversation)
+    /// A request, perhaps with an input, and its answer: rows as Alpaca has them.
+    case instruction(String, output: String)
+    /// Turns with `from` and `value`: rows as ShareGPT has them.
+    case conversation([ChatMessage])
 
     private static let forms =
-        "a row is {\"text\"}, {\"prompt\", \"completion\"} or {\"messages\"}"
-    private static let keys = ["text", "prompt", "completion", "messages", "tools", "chat_template_kwargs"]
+        "a row is {\"text\"}, {\"prompt\", \"completion\"}, {\"messages\"}, {\"instruction\", \"output\"} or "
+        + "{\"conversations\"}"
 
     /// Reads a row.
     ///
@@ -18,12 +22,12 @@ enum DataRow: Equatable {
         guard let row = json.object else {
             throw TrainingError("expected a JSON object, found \(json.kind); \(Self.forms)")
         }
-        for key in row.keys where !Self.keys.contains(key) {
+        for key in row.keys where !RowColumns.keys.contains(key) {
             throw TrainingError(
-                "the key \(JSON(key).compact) is unknown.\(suggestion(for: key, in: Self.keys)) Expected other keys: "
+                "the key \(JSON(key).compact) is unknown.\(suggestion(for: key, in: RowColumns.keys)) Expected other keys: "
                     + Self.forms)
         }
-        if row["messages"] != nil, row["text"] == nil, row["prompt"] == nil, row["completion"] == nil {
+        if row["messages"] != nil, Set(row.keys).isSubset(of: RowColumns.conversationKeys) {
             self = .messages(try Self.conversation(json))
             return
         }
@@ -31,8 +35,13 @@ enum DataRow: Equatable {
         case ["text"]: self = .text(try Self.string(row, "text"))
         case ["prompt", "completion"]:
             self = .completion(prompt: try Self.string(row, "prompt"), completion: try Self.string(row, "completion"))
+        case ["instruction", "output"], ["instruction", "input", "output"]:
+            self = .instruction(try Self.request(row), output: try Self.string(row, "output"))
+        case ["conversations"]: self = .conversation(try Self.turns(row["conversations"] ?? .null))
         case ["prompt"]: throw TrainingError("the row has a \"prompt\" but no \"completion\"")
         case ["completion"]: throw TrainingError("the row has a \"completion\" but no \"prompt\"")
+        case ["instruction"], ["instruction", "input"]:
+            throw TrainingError("the row has an \"instruction\" but no \"output\"")
         case []: throw TrainingError("the row is empty; \(Self.forms)")
         default:
             let found = row.keys.map { "\"\($0)\"" }.joined(separator: ", ")
@@ -40,13 +49,49 @@ enum DataRow: Equatable {
         }
     }
 
-    private static func string(_ row: KeyedList<JSON>, _ key: String) throws -> String {
-        guard let value = row[key] else { throw TrainingError("the key \"\(key)\" is missing") }
+    private static func string(_ row: KeyedList<JSON>, _ key: String, at place: String = "") throws -> String {
+        guard let value = row[key] else { throw TrainingError("\(place)the key \"\(key)\" is missing") }
         guard let text = value.string else {
-            throw TrainingError("\"\(key)\" is \(value.kind); expected a string")
+            throw TrainingError("\(place)\"\(key)\" is \(value.kind); expected a string")
         }
-        guard !text.isEmpty else { throw TrainingError("\"\(key)\" is an empty string; expected some text") }
+        guard !text.isEmpty else { throw TrainingError("\(place)\"\(key)\" is an empty string; expected some text") }
         return text
+    }
+
+    /// An instruction with its input, which may be missing or empty, after an empty line.
+    private static func request(_ row: KeyedList<JSON>) throws -> String {
+        let instruction = try string(row, "instruction")
+        guard let input = row["input"], !input.isNull else { return instruction }
+        guard let text = input.string else { throw TrainingError("\"input\" is \(input.kind); expected a string") }
+        return text.isEmpty ? instruction : instruction + "\n\n" + text
+    }
+
+    /// Turns with `from` and `value` as messages.
+    private static func turns(_ json: JSON) throws -> [ChatMessage] {
+        guard let items = json.array else {
+            throw TrainingError("\"conversations\" is \(json.kind); expected an array of {\"from\", \"value\"}")
+        }
+        guard !items.isEmpty else { throw TrainingError("\"conversations\" is empty; expected at least one turn") }
+        let keys = ["from", "value"]
+        let roles = ["system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"]
+        return try items.enumerated().map { index, item in
+            let place = "turn \(index + 1): "
+            guard let turn = item.object else {
+                throw TrainingError("\(place)expected an object {\"from\", \"value\"}, found \(item.kind)")
+            }
+            for key in turn.keys where !keys.contains(key) {
+                throw TrainingError(
+                    "\(place)the key \(JSON(key).compact) is unknown.\(suggestion(for: key, in: keys)) Expected "
+                        + "\"from\" and \"value\"; turns with \"role\" and \"content\" are called \"messages\"")
+            }
+            let speaker = try string(turn, "from", at: place)
+            guard let role = roles[speaker] else {
+                throw TrainingError(
+                    "\(place)\"from\" is \(JSON(speaker).compact).\(suggestion(for: speaker, in: roles.keys.sorted())) "
+                        + "Expected system, human or gpt")
+            }
+            return ChatMessage(role: role, content: try string(turn, "value", at: place))
+        }
     }
 
     private static func conversation(_ json: JSON) throws -> ChatConversation {
@@ -72,7 +117,13 @@ struct RowEncoder {
         case .text(let text): return try plain(text, supervisedFrom: 0, line: line)
         case .completion(let prompt, let completion):
             return try plain(prompt + completion, supervisedFrom: prompt.utf8.count, line: line)
-        case .messages(let conversation): return try chat(conversation, line: line)
+        case .messages, .conversation: return try chat(row, line: line)
+        case .instruction(let request, let output):
+            guard template != nil else {
+                let prompt = request + "\n\n"
+                return try plain(prompt + output, supervisedFrom: prompt.utf8.count, line: line)
+            }
+            return try chat(row, line: line)
         }
     }
 
@@ -96,10 +147,11 @@ struct RowEncoder {
     }
 
     /// A conversation whose tokens are supervised where they reach into a turn of the assistant.
-    private func chat(_ conversation: ChatConversation, line: Int) throws -> Example {
+    private func chat(_ row: DataRow, line: Int) throws -> Example {
         guard let template else {
             throw TrainingError("the row has \"messages\", but the model has no chat template")
         }
+        let conversation = row.conversation
         let example = try ChatEncoder(tokenizer, template: template).example(conversation)
         return try checked(
             Example(ids: example.ids, supervised: example.supervised, line: line),

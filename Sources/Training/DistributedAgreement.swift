@@ -17,7 +17,8 @@ extension DistributedRun {
         guard let rank = tasks.firstIndex(where: { $0 != tasks[0] }) else { return }
         let words = tasks[0] == [1] ? ("begins a run", "goes on with one") : ("goes on with a run", "begins one")
         throw TrainingError(
-            "rank \(rank) \(words.0), but rank 0 \(words.1); start every process with the same command, --resume included")
+            "rank \(rank) \(words.0), but rank 0 \(words.1); start every process with the same command, --resume "
+                + "included")
     }
 
     /// Refuses a run whose processes were given different things.

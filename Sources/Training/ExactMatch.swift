@@ -32,17 +32,24 @@ extension LanguageModel {
     /// A row's question is its `prompt`, or its `messages` without the last, which is the assistant's.
     ///
     /// - Parameters:
-    ///   - path: A JSONL file of rows with `prompt` and `completion`, or with `messages`.
+    ///   - path: A file of rows with a prompt or a conversation.
+    ///   - columns: For keys of a row the column that each is read from; empty: rows are read as they are.
     ///   - batchSize: Rows that are answered at once.
     /// - Throws: `FormatError` naming file and line of a row without an answer; `ModelError` when a row does not fit
     ///   the model's context.
-    public func exactMatch(on path: String, batchSize: Int = 8) throws -> ExactMatch {
-        let file = try JSONLines(path: path)
-        let questions = try file.rows().map { row in
+    public func exactMatch(
+        on path: String, columns: KeyedList<String> = [:], batchSize: Int = 8
+    ) throws -> ExactMatch {
+        let file = try RowFile(path: path)
+        let reader = try RowColumns(columns)
+        var questions: [Question] = []
+        try file.forEach { row in
+            let value = try row.value.get()
             do {
-                return try Question(DataRow(row.value), line: row.line, model: self)
+                let data = try reader.row(value, isTable: file.format == .csv || file.format == .tsv)
+                questions.append(try Question(data, line: row.line, model: self))
             } catch {
-                throw file.error("\(error)", in: row)
+                throw file.error("\(error)", line: row.line)
             }
         }
         guard !questions.isEmpty else {
@@ -84,10 +91,14 @@ private struct Question {
         case .completion(let prompt, let completion):
             ids = model.promptTokens(prompt)
             expected = completion
-        case .messages(var conversation):
+        case .instruction(let request, let output) where model.chatTemplate == nil:
+            ids = model.promptTokens(request + "\n\n")
+            expected = output
+        case .messages, .conversation, .instruction:
             guard model.chatTemplate != nil else {
                 throw TrainingError("the row has \"messages\", but the model has no chat template")
             }
+            var conversation = row.conversation
             guard let last = conversation.messages.popLast(), last.role == "assistant" else {
                 throw TrainingError("the last message is not the assistant's, so there is no answer to compare with")
             }

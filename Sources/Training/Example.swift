@@ -8,6 +8,8 @@ public struct Example: Sendable, Equatable {
     public let supervised: [Bool]
     /// The row's line in the file, from 1.
     public let line: Int
+    /// Which of a data set's files it is from, from 0.
+    public let source: Int
 
     /// Makes an example.
     ///
@@ -15,19 +17,16 @@ public struct Example: Sendable, Equatable {
     ///   - ids: The token numbers.
     ///   - supervised: As many flags; the first one does not count.
     ///   - line: The row's line in the file, from 1.
-    public init(ids: [Int], supervised: [Bool], line: Int) {
+    ///   - source: Which of a data set's files it is from, from 0.
+    public init(ids: [Int], supervised: [Bool], line: Int, source: Int = 0) {
         self.ids = ids
         self.supervised = ids.indices.map { $0 > 0 && $0 < supervised.count && supervised[$0] }
         self.line = line
+        self.source = source
     }
 
     /// The number of tokens that are part of the loss.
     public var supervisedCount: Int { supervised.count { $0 } }
-
-    /// The example without the tokens beyond a length.
-    func truncated(to length: Int) -> Example {
-        Example(ids: Array(ids.prefix(length)), supervised: Array(supervised.prefix(length)), line: line)
-    }
 
     /// The text in runs of tokens that are part of the loss and runs that are not.
     ///

@@ -3,7 +3,7 @@ import Torch
 
 /// Sees to it that everything that is said to be trained is: a tensor that nothing depends on would be saved as it
 /// began, without a word.
-struct GradientCheck {
+package struct GradientCheck {
     /// The steps whose gradients are looked at: a factor behind one that begins at zero has none before that one has
     /// moved.
     private static let steps = 3
@@ -13,6 +13,9 @@ struct GradientCheck {
     /// The trainables whose gradients were all zero so far.
     private var silent: [Int]?
 
+    /// Begins to look.
+    package init() {}
+
     /// Looks at the gradients of a step.
     ///
     /// - Parameters:
@@ -21,7 +24,7 @@ struct GradientCheck {
     ///   - learningRate: The step's; without one nothing moves.
     /// - Returns: A warning, or nil.
     /// - Throws: ``TrainingError`` when a trainable has no gradient at all.
-    mutating func check(_ adapter: Adapter, step: Int, learningRate: Double) throws -> String? {
+    package mutating func check(_ adapter: Adapter, step: Int, learningRate: Double) throws -> String? {
         guard seen < Self.steps else { return nil }
         if silent == nil { try requireGradients(adapter, step: step) }
         silent = try (silent ?? Array(adapter.trainables.indices)).filter { index in

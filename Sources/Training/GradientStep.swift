@@ -50,7 +50,7 @@ package struct GradientStep {
     /// - Throws: ``NonFiniteLoss`` when a loss is no number; `TorchError` when memory is short.
     package func addGradients(of plan: StepPlan, share: [MicroBatch]? = nil) throws -> StepSums {
         var sums = StepSums()
-        sums.supervised = plan.rows.reduce(0) { $0 + data[$1].supervisedCount }
+        sums.supervised = plan.rows.reduce(0) { $0 + data.supervisedCount(at: $1) }
         for pass in share ?? plan.microBatches {
             let batch = try batch(pass.rows)
             let loss = try objective.losses(batch, model.backbone, context(plan, pass)).sum()

@@ -21,16 +21,25 @@ public final class LanguageModel {
     /// The network.
     public let backbone: any Backbone
     /// The tokenizer.
-    public let tokenizer: Tokenizer
+    public var tokenizer: Tokenizer { text.tokenizer }
     /// The chat template, or nil where the model has none.
-    public let chatTemplate: ChatTemplate?
+    public var chatTemplate: ChatTemplate? { text.template }
+    /// The tokenizer and the chat template with what tells them from others.
+    public let text: TextModel
 
     /// Puts a model together from its parts.
-    public init(name: String, backbone: any Backbone, tokenizer: Tokenizer, chatTemplate: ChatTemplate? = nil) {
+    public convenience init(
+        name: String, backbone: any Backbone, tokenizer: Tokenizer, chatTemplate: ChatTemplate? = nil
+    ) {
+        self.init(
+            name: name, backbone: backbone, text: TextModel(tokenizer: tokenizer, template: chatTemplate))
+    }
+
+    /// Puts a model together from its parts.
+    public init(name: String, backbone: any Backbone, text: TextModel) {
         self.name = name
         self.backbone = backbone
-        self.tokenizer = tokenizer
-        self.chatTemplate = chatTemplate
+        self.text = text
     }
 
     /// Loads a model; the tokenizer is read on another thread meanwhile.
@@ -48,7 +57,7 @@ public final class LanguageModel {
     ) throws -> LanguageModel {
         let checkpoint = try Checkpoint(name)
         let tokenizer = Background { [gguf = checkpoint.gguf, location = checkpoint.location] in
-            try TokenizerWithTemplate(location: location, gguf: gguf)
+            try TextModel(location: location, gguf: gguf)
         }
         // Whatever fails, the other thread is waited for: nothing goes on after this function.
         let backbone = Result {
@@ -59,9 +68,7 @@ public final class LanguageModel {
             return try checkpoint.backbone(dtype: dtype.dtype(on: device), device: device)
         }
         let text = tokenizer.result()
-        return LanguageModel(
-            name: name, backbone: try backbone.get(), tokenizer: try text.get().tokenizer,
-            chatTemplate: try text.get().template)
+        return LanguageModel(name: name, backbone: try backbone.get(), text: try text.get())
     }
 
     /// Makes a method's trainable tensors and puts them to work in the model.
@@ -79,34 +86,34 @@ public final class LanguageModel {
     /// Reads a file of rows as tokens of this model.
     ///
     /// - Parameters:
-    ///   - path: A JSONL file; see ``Dataset``.
+    ///   - path: A file of rows; see ``Dataset``.
     ///   - maxLength: Tokens beyond this many are cut off each row, and never more than the model has positions for.
-    /// - Throws: As ``Dataset/init(path:tokenizer:template:maxLength:)``.
+    /// - Throws: As ``Dataset/init(_:text:options:)``.
     public func dataset(_ path: String, maxLength: Int = 1024) throws -> Dataset {
-        let limit = min(maxLength, backbone.configuration.maxPositionEmbeddings)
-        return try Dataset(path: path, tokenizer: tokenizer, template: chatTemplate, maxLength: limit)
+        try dataset([DataSource(path)], options: Dataset.Options(maxLength: maxLength, cache: .standard))
+    }
+
+    /// Reads files of rows as tokens of this model.
+    ///
+    /// - Parameters:
+    ///   - sources: The files with their weights.
+    ///   - options: How they are read; rows are never longer than the model has positions for.
+    /// - Throws: As ``Dataset/init(_:text:options:)``.
+    public func dataset(_ sources: [DataSource], options: Dataset.Options) throws -> Dataset {
+        var options = options
+        options.maxLength = min(options.maxLength, backbone.configuration.maxPositionEmbeddings)
+        return try Dataset(sources, text: text, options: options)
     }
 
     /// The loss of the model, with what is attached to it, on the rows of a file.
     ///
     /// - Parameters:
-    ///   - path: A JSONL file; see ``Dataset``.
+    ///   - path: A file of rows; see ``Dataset``.
     ///   - maxLength: Tokens beyond this many are cut off each row.
     ///   - batchSize: Rows of one forward pass.
-    /// - Throws: As ``Dataset/init(path:tokenizer:template:maxLength:)``, and `TorchError` when memory is short.
+    /// - Throws: As ``Dataset/init(_:text:options:)``, and `TorchError` when memory is short.
     public func evaluate(on path: String, maxLength: Int = 1024, batchSize: Int = 8) throws -> Evaluation {
         try Evaluator(self, batchSize: batchSize).evaluate(dataset(path, maxLength: maxLength))
-    }
-}
-
-/// The part of a model that works on text.
-private struct TokenizerWithTemplate: Sendable {
-    let tokenizer: Tokenizer
-    let template: ChatTemplate?
-
-    init(location: Checkpoint.Location, gguf: GGUFFile?) throws {
-        tokenizer = try gguf.map { try Tokenizer(gguf: $0) } ?? Tokenizer(folder: location.path)
-        template = tokenizer.chatTemplateSource == nil ? nil : try tokenizer.chatTemplate()
     }
 }
 

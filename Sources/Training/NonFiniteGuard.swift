@@ -16,12 +16,9 @@ struct NonFiniteGuard {
     ///   - plan: The step.
     /// - Throws: `TorchError` when memory is short.
     func explain(_ loss: NonFiniteLoss, in plan: StepPlan) throws -> TrainingFailure {
-        let alone = try loss.pass.rows.filter { row in
-            try !gradientStep.lossSum(of: plan, MicroBatch(row, like: loss.pass)).isFinite
-        }
-        let pass = alone.first.map { MicroBatch($0, like: loss.pass) } ?? loss.pass
-        let module = try firstModule(pass, of: plan)
-        let rows = alone.isEmpty ? loss.pass.rows : alone
+        let alone = try loss.pass.single.filter { try !gradientStep.lossSum(of: plan, $0).isFinite }
+        let module = try firstModule(alone.first ?? loss.pass, of: plan)
+        let rows = alone.isEmpty ? loss.pass.rows : alone.flatMap(\.rows)
         let culprit = try culprit(in: module)
         return TrainingFailure(
             step: plan.step + 1, module: module, tensor: culprit?.name, lines: rows.map { data[$0].line },
@@ -41,19 +38,17 @@ struct NonFiniteGuard {
         let culprit = try adapter.trainables.last { try $0.tensor.grad?.isAllFinite() == false }
         let kept = adapter.trainables.map(\.tensor.grad)
         defer { for (trainable, gradient) in zip(adapter.trainables, kept) { try? trainable.tensor.setGrad(gradient) } }
-        let alone = try plan.microBatches.flatMap { pass in
-            try pass.rows.filter { row in
-                guard let culprit else { return false }
-                for trainable in adapter.trainables { try trainable.tensor.setGrad(nil) }
-                do {
-                    _ = try gradientStep.addGradients(of: plan, share: [MicroBatch(row, like: pass)])
-                } catch is NonFiniteLoss {
-                    return true
-                }
-                return try culprit.tensor.grad?.isAllFinite() == false
+        let alone = try plan.microBatches.flatMap(\.single).filter { row in
+            guard let culprit else { return false }
+            for trainable in adapter.trainables { try trainable.tensor.setGrad(nil) }
+            do {
+                _ = try gradientStep.addGradients(of: plan, share: [row])
+            } catch is NonFiniteLoss {
+                return true
             }
+            return try culprit.tensor.grad?.isAllFinite() == false
         }
-        let rows = alone.isEmpty ? plan.rows : alone
+        let rows = alone.isEmpty ? plan.rows : alone.flatMap(\.rows)
         let module = culprit.flatMap { culprit in
             adapter.updates.map(\.linear.path).first { culprit.name.contains("." + $0 + ".") }
         }
@@ -61,7 +56,7 @@ struct NonFiniteGuard {
             culprit.map { "the gradient of \($0.name) is not finite" } ?? "the norm of the gradients is \(norm)"
         return TrainingFailure(
             step: plan.step + 1, module: module, tensor: culprit?.name, lines: rows.map { data[$0].line }, rows: rows,
-            description: "step \(plan.step + 1): \(what) for \(words(rows)), although the loss is; \(advice)")
+            description: "step \(plan.step + 1): \(what) for \(words(rows)), although the loss is finite; \(advice)")
     }
 
     /// The path of the first module of a pass whose output is not finite; the head where all others' are.
@@ -115,17 +110,15 @@ struct NonFiniteGuard {
     }
 
     private func words(_ rows: [Int]) -> String {
-        let lines = rows.map { data[$0].line }
-        let shown = lines.prefix(8).map { "\($0)" }.joined(separator: ", ") + (lines.count > 8 ? ", ..." : "")
-        return (lines.count == 1 ? "the row at line " : "the \(lines.count) rows at lines ") + shown + " of "
-            + data.path
+        let names = rows.prefix(8).map { data.name(of: data[$0]) }.joined(separator: ", ")
+        return (rows.count == 1 ? "the row at " : "the \(rows.count) rows at ") + names
+            + (rows.count > 8 ? ", ..." : "")
     }
 }
 
 extension MicroBatch {
-    /// One row of a pass by itself, with the pass's dropout.
-    fileprivate init(_ row: Int, like pass: MicroBatch) {
-        let length = zip(pass.rows, pass.lengths).first { $0.0 == row }?.1 ?? 0
-        self.init(rows: [row], place: pass.place, lengths: [length])
+    /// Its rows, each a pass of its own.
+    fileprivate var single: [MicroBatch] {
+        rows.indices.map { MicroBatch(rows: [rows[$0]], places: [places[$0]], lengths: [lengths[$0]]) }
     }
 }

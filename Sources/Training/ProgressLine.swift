@@ -9,6 +9,8 @@ package final class ProgressLine {
     package struct Output {
         /// Whether a line can be drawn over.
         package var isTerminal: Bool
+        /// Whether colours show.
+        package var isColoured: Bool
         /// Whether signs outside ASCII show.
         package var isUnicode: Bool
         /// The columns of the terminal now.
@@ -24,6 +26,7 @@ package final class ProgressLine {
             write: @escaping (String) -> Void, now: @escaping () -> Double = { ProcessInfo.processInfo.systemUptime }
         ) {
             self.isTerminal = isTerminal
+            isColoured = isTerminal
             self.isUnicode = isUnicode
             self.width = width
             self.write = write
@@ -34,9 +37,11 @@ package final class ProgressLine {
         package static func standardError() -> Output {
             let environment = ProcessInfo.processInfo.environment
             let isDumb = environment["TERM"].map { $0.isEmpty || $0 == "dumb" } ?? true
-            return Output(
+            var output = Output(
                 isTerminal: isatty(STDERR_FILENO) == 1 && !isDumb, isUnicode: hasUnicodeLocale(environment),
                 width: terminalWidth, write: writeToStandardError)
+            if environment["NO_COLOR"]?.isEmpty == false { output.isColoured = false }
+            return output
         }
     }
 

@@ -9,10 +9,16 @@ import Torch
 public struct Recipe: Sendable {
     /// A folder, a `.gguf` file, or an alias such as `smollm2-135m`.
     public var model = ""
-    /// The JSONL file to learn from.
-    public var data = ""
-    /// The JSONL file with held-out rows, or nil.
+    /// The files to learn from, with their weights.
+    public var dataSources: [DataSource] = []
+    /// The file with held-out rows, or nil.
     public var evalData: String?
+    /// For keys of a row the column that each is read from; empty: rows are read as they are.
+    public var columns: KeyedList<JSON> = [:]
+    /// The share of a file's rows that may be left out because they cannot be used; 0: the first is an error.
+    public var maxBadRows = 0.0
+    /// Whether the tokens of large files are kept for the next run; see ``TokenCache``.
+    public var usesCache = true
     /// A name of the registry of methods.
     public var method = "lora"
     /// The method's hyper-parameters and the selection of modules; what is not named has its default.
@@ -79,12 +85,12 @@ public struct Recipe: Sendable {
     ///
     /// - Parameters:
     ///   - model: A folder, a `.gguf` file, or an alias.
-    ///   - data: The JSONL file to learn from.
+    ///   - data: The file to learn from.
     ///   - method: A name of the registry of methods.
     ///   - settings: The method's hyper-parameters and the selection of modules.
     public init(model: String = "", data: String = "", method: String = "lora", settings: KeyedList<JSON> = [:]) {
         self.model = model
-        self.data = data
+        dataSources = data.isEmpty ? [] : [DataSource(data)]
         self.method = method
         self.settings = settings
     }
@@ -92,8 +98,11 @@ public struct Recipe: Sendable {
     /// The keys of a recipe with their meaning, in the order in which they are written.
     public static let fields: [Field<Recipe>] = [
         Field("model", \.model, "a folder, a .gguf file, or an alias such as smollm2-135m"),
-        Field("data", \.data, "the JSONL file to learn from"),
-        Field("eval_data", \.evalData, "a JSONL file of held-out rows"),
+        Field("data", \.dataValue, "the file to learn from, or a list of files or of {path, weight}"),
+        Field("eval_data", \.evalData, "a file of held-out rows"),
+        Field("columns", \.columnsValue, "keys of a row with the column that each is read from; else by their names"),
+        Field("max_bad_rows", \.maxBadRows, "the share of rows that may be left out because they cannot be used"),
+        Field("cache", \.usesCache, "whether the tokens of large files are kept for the next run"),
         Field("method", \.method, "how to adapt; `graft methods` lists the names"),
         Field("settings", \.settingsValue, "hyper-parameters of the method and the selection of modules"),
         Field("steps", \.steps, "optimiser steps; else epochs counts"),
@@ -139,6 +148,7 @@ public struct Recipe: Sendable {
         func within(_ value: Double, _ key: String, _ range: Range<Double>, _ words: String) throws {
             try require(range.contains(value), key, "\(value)", words)
         }
+        for source in dataSources { try source.validate() }
         for (value, key) in [(model, "model"), (data, "data")] where value.isEmpty {
             throw TrainingError("the recipe names no \(key); give --\(key), or the key \"\(key)\"")
         }
@@ -159,6 +169,11 @@ public struct Recipe: Sendable {
         }
         try require(maxLength > 1 && maxLength < 1 << 31, "max_length", "\(maxLength)", "a whole number of at least 2")
         try within(learningRate, "learning_rate", 0..<1e6, "a number of at least 0")
+        try within(maxBadRows, "max_bad_rows", 0..<1.nextUp, "a share from 0 to 1")
+        for (key, value) in columns where value.string == nil {
+            throw TrainingError("columns, \(key): expected the name of a column, found \(value.compact)")
+        }
+        _ = try RowColumns(columnNames)
         try within(weightDecay, "weight_decay", 0..<1e6, "a number of at least 0")
         try within(adamBeta1, "adam_beta1", 0..<1, "a number in 0..<1")
         try within(adamBeta2, "adam_beta2", 0..<1, "a number in 0..<1")
@@ -210,6 +225,36 @@ struct MappingValue: FieldValue {
 }
 
 extension Recipe {
+    /// The file to learn from; of several files with weights their names, see ``dataSources``.
+    public var data: String {
+        get { dataSources.map(\.description).joined(separator: ", ") }
+        set { dataSources = newValue.isEmpty ? [] : [DataSource(newValue)] }
+    }
+
+    /// How the files are read.
+    public var dataOptions: Dataset.Options {
+        var options = Dataset.Options(maxLength: maxLength, cache: usesCache ? .standard : nil)
+        options.columns = columnNames
+        options.maxBadRows = maxBadRows
+        return options
+    }
+
+    private var columnNames: KeyedList<String> {
+        var names = KeyedList<String>()
+        for (key, value) in columns { names[key] = value.string }
+        return names
+    }
+
+    var dataValue: DataSourcesValue {
+        get { DataSourcesValue(dataSources) }
+        set { dataSources = newValue.sources }
+    }
+
+    var columnsValue: MappingValue {
+        get { MappingValue(columns) }
+        set { columns = newValue.pairs }
+    }
+
     var settingsValue: MappingValue {
         get { MappingValue(settings) }
         set { settings = newValue.pairs }

@@ -136,7 +136,10 @@ public final class RunFolder {
     private static let oldMark = ".old-"
 
     private func clearLeftovers() throws {
-        let files = [layout.recipe, layout.metrics, layout.lossPlot, layout.adapter, layout.best]
+        let files = [
+            layout.recipe, layout.data, layout.metrics, layout.lossPlot, layout.adapter, layout.best,
+            layout.failure,
+        ]
         try Self.clearLeftovers(in: layout.path) { name in files.contains(joined(layout.path, name)) }
         if PathKind(layout.checkpointsFolder) == .folder {
             try Self.clearLeftovers(in: layout.checkpointsFolder) { RunLayout.checkpointStep(name: $0) != nil }
@@ -146,7 +149,7 @@ public final class RunFolder {
     private static func clearLeftovers(in folder: String, of isOurs: (String) -> Bool) throws {
         for name in try RunLayout.names(in: folder) {
             for mark in [temporaryMark, oldMark] {
-                guard let range = name.range(of: mark, options: .backwards) else { continue }
+                guard let range = name.range(of: mark) else { continue }
                 let final = String(name[..<range.lowerBound])
                 guard isOurs(final) else { continue }
                 // An old folder whose successor did not arrive is the valid one.

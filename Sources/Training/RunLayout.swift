@@ -4,6 +4,7 @@ import Foundation
 /// Where everything is in a run folder.
 ///
 ///     recipe.yaml                    all that is needed to run again
+///     data.json                      what became of each file's rows
 ///     metrics.jsonl                  a line a step
 ///     events.out.tfevents.*          the same curves for TensorBoard
 ///     loss.svg                       the same curves as a picture
@@ -19,6 +20,8 @@ public struct RunLayout: Sendable, Hashable {
 
     /// The recipe file.
     public var recipe: String { joined(path, "recipe.yaml") }
+    /// What became of each file's rows.
+    public var data: String { joined(path, "data.json") }
     /// The metrics file.
     public var metrics: String { joined(path, "metrics.jsonl") }
     /// The picture of the loss.

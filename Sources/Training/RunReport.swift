@@ -10,6 +10,7 @@ public final class RunReport {
     private let log: MetricsLog
     private let events: EventFile
     private let progress: ProgressLine?
+    private let isColoured: Bool
     private let total: Int
     private let now: () -> Double
     private var plot: LossPlot
@@ -48,6 +49,7 @@ public final class RunReport {
         let earlier = resumedStep == nil ? [] : try MetricsLog.read(path: layout.metrics)
         plot = LossPlot(title: title, subtitle: subtitle, metrics: earlier)
         progress = output.map { ProgressLine(total: totalSteps, startingAt: resumedStep ?? 0, output: $0) }
+        isColoured = output?.isColoured == true
         lastDrawn = now()
     }
 
@@ -73,6 +75,11 @@ public final class RunReport {
 
     /// Shows a line, such as that a checkpoint was written, without disturbing the progress line.
     public func note(_ line: String) { progress?.message(line) }
+
+    /// Shows a row with the tokens that are learnt marked: coloured on a terminal, else in `[[` and `]]`.
+    public func show(_ row: MarkedRow, as title: String) {
+        progress?.message(row.heading(title, isColoured: isColoured) + "\n" + row.text(isColoured: isColoured))
+    }
 
     /// Draws the final picture and ends the progress line.
     ///

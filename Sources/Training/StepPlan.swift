@@ -2,10 +2,13 @@
 public struct MicroBatch: Sendable, Hashable {
     /// The numbers of the rows in the data set.
     public let rows: [Int]
-    /// The place of its first row among the rows of the step: a name that no other pass of the step has.
-    public let place: Int
+    /// The place of each row among the rows of the step.
+    public let places: [Int]
     /// The tokens of each row.
     public let lengths: [Int]
+
+    /// The place of its first row: a name that no other pass of the step has.
+    public var place: Int { places.first ?? 0 }
 }
 
 /// An optimiser step: its rows, and the forward passes in which they lie.
@@ -17,7 +20,7 @@ public struct StepPlan: Sendable, Hashable {
     public let step: Int
     /// The numbers of its rows in the data set, in the order in which the run takes them.
     public let rows: [Int]
-    /// Its forward passes, which together hold every row once.
+    /// Its forward passes, which together hold every place of `rows` once.
     public let microBatches: [MicroBatch]
     private let layout: BatchLayout
 
@@ -33,7 +36,7 @@ public struct StepPlan: Sendable, Hashable {
         self.rows = rows
         self.layout = layout
         microBatches = layout.passes(of: lengths).map { places in
-            MicroBatch(rows: places.map { rows[$0] }, place: places.first ?? 0, lengths: places.map { lengths[$0] })
+            MicroBatch(rows: places.map { rows[$0] }, places: places, lengths: places.map { lengths[$0] })
         }
     }
 
@@ -68,8 +71,8 @@ public struct StepPlan: Sendable, Hashable {
     private func halves(of pass: MicroBatch) -> [MicroBatch] {
         let middle = pass.rows.count / 2
         return [0..<middle, middle..<pass.rows.count].map { part in
-            let place = rows.firstIndex(of: pass.rows[part.lowerBound]) ?? pass.place
-            return MicroBatch(rows: Array(pass.rows[part]), place: place, lengths: Array(pass.lengths[part]))
+            MicroBatch(
+                rows: Array(pass.rows[part]), places: Array(pass.places[part]), lengths: Array(pass.lengths[part]))
         }
     }
 }

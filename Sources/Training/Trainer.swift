@@ -130,8 +130,8 @@ public final class Trainer {
         settings.weightDecay = recipe.weightDecay
         optimiser = try AdamW(adapter.trainables, settings: settings)
         state = TrainingCheckpoint(recipe: recipe.fixedDigest, data: data.digest)
-        var notes = try [data.truncationNote, evalData?.truncationNote, adapter.zeroWeightNote()].compactMap { $0 }
-        if resumes, let folder { notes += try Self.restore(&state, from: folder, adapter, optimiser) }
+        var notes = try data.trainingNotes + (evalData?.notes ?? []) + [adapter.zeroWeightNote()].compactMap { $0 }
+        if resumes, let folder { notes += try state.restoreNewest(from: folder, adapter, optimiser) }
         if let peers { state.follow(step: try peers.share(step: state.step, adapter, optimiser)) }
         guard state.step <= totalSteps else {
             throw TrainingError(
@@ -144,6 +144,7 @@ public final class Trainer {
             return
         }
         try AtomicFile.write(recipe.yaml(), to: layout.recipe)
+        try RunData(setup).write(to: layout.data)
         if resumes {
             layout.removeFailure()
             best = try evalData.flatMap { try BestAdapter(in: layout, data: $0.digest) }
@@ -159,38 +160,10 @@ public final class Trainer {
             resumedStep: resumes ? state.step : nil, showsProgress: showsProgress)
         notes.forEach(report.note)
         self.report = report
-    }
-
-    /// Goes to the newest whole checkpoint; without any the run begins anew.
-    ///
-    /// - Returns: What there is to say about it.
-    private static func restore(
-        _ state: inout TrainingCheckpoint, from folder: RunFolder, _ adapter: Adapter, _ optimiser: AdamW
-    ) throws -> [String] {
-        var notes: [String] = []
-        for place in try folder.layout.checkpoints().reversed() {
-            let found: TrainingCheckpoint
-            do {
-                found = try TrainingCheckpoint(folder: place.path)
-            } catch {
-                notes.append("\(place.path) is passed over: \(error)")
-                continue
-            }
-            guard found.data == state.data else {
-                throw TrainingError(
-                    "the data have changed since \(place.path) was written; resume with the same rows, or begin another run"
-                )
-            }
-            guard found.recipe == state.recipe else {
-                throw TrainingError(
-                    "\(place.path) was written under another recipe than \(folder.layout.recipe) says; undo the change, or "
-                        + "begin another run")
-            }
-            try found.restore(from: place.path, adapter: adapter, optimiser: optimiser)
-            state = found
-            return notes + ["resumed after step \(found.step)"]
+        if state.step == 0, let first = order.rows(step: 0).first {
+            let row = try MarkedRow(data[first], of: data, tokenizer: model.tokenizer)
+            report.show(row, as: "the first row of step 1")
         }
-        return notes + ["there is no whole checkpoint; the run begins anew"]
     }
 
     // MARK: The loop
@@ -200,7 +173,9 @@ public final class Trainer {
             return try Memory.keepingBlocks(runToTheEnd)
         } catch let error as ProcessGroupError {
             // A step is taken by all or none, so the state is that of the last whole step.
-            if folder != nil, state.step > 0, savedStep != state.step { try writeCheckpoint(keep: recipe.saveTotalLimit) }
+            if folder != nil, state.step > 0, savedStep != state.step {
+                try writeCheckpoint(keep: recipe.saveTotalLimit)
+            }
             throw peers?.ended(by: error, step: state.step, saved: savedStep, in: layout) ?? error
         }
     }
@@ -243,7 +218,8 @@ public final class Trainer {
             agreed = try peers.combine(&sums, adapter.trainables, wishes)
         }
         let learningRate = recipe.learningRate * schedule.factor(at: state.step)
-        try gradientCheck.check(adapter, step: state.step + 1, learningRate: learningRate).map { report?.note($0) }
+        let warning = try gradientCheck.check(adapter, step: state.step + 1, learningRate: learningRate)
+        warning.map { report?.note($0) }
         try adapter.prepareStep()
         let gradients = adapter.trainables.compactMap(\.tensor.grad)
         let norm = try clipNorm(of: gradients, to: recipe.maxGradNorm)
@@ -263,13 +239,12 @@ public final class Trainer {
 
     /// Keeps what shows a failure again: the state before the step, in which nothing of it is, and `failure.json`.
     private func stop(_ failure: TrainingFailure) throws -> TrainingFailure {
+        // Rank 0 keeps the state when it hears of another's failure.
+        guard folder != nil else { return failure }
         if state.step > 0, savedStep != state.step, try adapter.trainables.allSatisfy({ try $0.tensor.isAllFinite() }) {
             try writeCheckpoint(keep: nil)
         }
-        guard folder != nil else { return failure }
-        let checkpoint = try layout.checkpoints().last?.path
-        let json = failure.json(recipe, rows: failure.rows.map { data[$0] }, checkpoint: checkpoint)
-        try AtomicFile.write(json.pythonText(indent: 2) + "\n", to: layout.failure)
+        try failure.write(to: layout, recipe, rows: failure.rows.map { data[$0] })
         try report?.finish()
         return failure
     }

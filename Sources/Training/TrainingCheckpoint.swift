@@ -9,7 +9,7 @@ import Torch
 ///
 /// Learning rate, order of the data and dropout masks are functions of seed and step, so there is nothing of them to
 /// save. `trainer_state.json` holds the SHA-256 of every other file, by which a torn checkpoint is noticed.
-struct TrainingCheckpoint: Equatable {
+package struct TrainingCheckpoint: Equatable {
     /// The optimiser steps taken.
     private(set) var step = 0
     /// The tokens seen.
@@ -99,7 +99,7 @@ struct TrainingCheckpoint: Equatable {
     /// Reads what a checkpoint belongs to and checks that its files are whole.
     ///
     /// - Throws: `FormatError` when a file is missing, changed or no checkpoint's.
-    init(folder: String) throws {
+    package init(folder: String) throws {
         let path = joined(folder, Self.stateName)
         let json = try JSON.read(path: path)
         func value<Value>(_ key: String, _ read: (JSON) -> Value?) throws -> Value {
@@ -119,6 +119,9 @@ struct TrainingCheckpoint: Equatable {
         recipe = try value("recipe", \.string)
         data = try value("data", \.string)
         for (name, digest) in try value("files", \.object) {
+            guard isPlainFileName(name) else {
+                throw FormatError(file: path, place: .key(name), "expected the name of a file in the same folder")
+            }
             guard try digest.string == Self.digest(of: joined(folder, name)) else {
                 throw FormatError(file: joined(folder, name), "the file is not as it was written; it is damaged")
             }

@@ -29,14 +29,17 @@ public struct TrainingFailure: Error, CustomStringConvertible, Sendable {
 }
 
 extension TrainingFailure {
-    /// What is needed to see it again: step, rows with their tokens, seed, recipe, and the checkpoint to go on from.
+    /// Writes what is needed to see it again: step, rows with their tokens, seed, recipe, and the newest checkpoint, which
+    /// a resumed run would go on from.
     ///
     /// - Parameters:
+    ///   - layout: The run folder.
     ///   - recipe: The run's.
     ///   - rows: The rows of ``lines``.
-    ///   - checkpoint: The state before the step; nil: that of a new run.
-    func json(_ recipe: Recipe, rows: [Example], checkpoint: String?) -> JSON {
-        [
+    /// - Throws: `FormatError` when the file cannot be written.
+    func write(to layout: RunLayout, _ recipe: Recipe, rows: [Example]) throws {
+        let checkpoint = try layout.checkpoints().last?.path
+        let json: JSON = [
             "error": JSON(description), "step": JSON(step), "module": module.map { JSON($0) } ?? .null,
             "tensor": tensor.map { JSON($0) } ?? .null, "seed": JSON(recipe.seed), "data": JSON(recipe.data),
             "rows": JSON(
@@ -48,6 +51,7 @@ extension TrainingFailure {
                 }),
             "checkpoint": checkpoint.map { JSON($0) } ?? .null, "recipe": recipe.json,
         ]
+        try AtomicFile.write(json.pythonText(indent: 2) + "\n", to: layout.failure)
     }
 }
 

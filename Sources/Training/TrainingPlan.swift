@@ -33,18 +33,16 @@ public struct TrainingPlan: Sendable {
     public let supervisedTokens: Int
     /// The tokens of the longest row.
     public let longestRow: Int
-    /// What was cut at the maximum length and dropped; nil when nothing was.
-    public let truncationNote: String?
+    /// What there is to say about the rows, such as what was cut and dropped.
+    public let notes: [String]
     /// The held-out rows.
     public let evalRows: Int
     /// The optimiser steps of the run.
     public let steps: Int
     /// The optimiser steps of one pass over the data.
     public let stepsPerEpoch: Int
-    /// The first row's line in the file, from 1.
-    public let firstLine: Int
-    /// The first row's text in runs that are part of the loss and runs that are not.
-    public let firstRow: [(text: String, isSupervised: Bool)]
+    /// The first row with what is learnt of it.
+    public let firstRow: MarkedRow
 
     /// The predicted peak of the process's memory, or of the accelerator's.
     public var peakBytes: Int { memory.reduce(0) { $0 + $1.bytes } }
@@ -62,7 +60,7 @@ public struct TrainingPlan: Sendable {
         tokens = data.tokens
         supervisedTokens = data.supervisedTokens
         longestRow = data.longest
-        truncationNote = data.truncationNote
+        notes = data.trainingNotes + (setup.evalData?.notes ?? [])
         evalRows = setup.evalData?.count ?? 0
         steps = try setup.totalSteps()
         stepsPerEpoch = setup.order.stepsPerEpoch
@@ -72,8 +70,7 @@ public struct TrainingPlan: Sendable {
         let exported = try adapter.exported().tensors
         // Beside its values each tensor has an entry of about 80 bytes and its name.
         adapterFileBytes = exported.reduce(0) { $0 + $1.value.byteCount + $1.key.utf8.count + 80 }
-        firstLine = data.examples.first?.line ?? 0
-        firstRow = try data.examples.first?.segments(setup.model.tokenizer) ?? []
+        firstRow = try MarkedRow(data[0], of: data, tokenizer: setup.model.tokenizer)
     }
 
     /// The tokens, filling included, of the batch with the most of them, its supervised tokens, and how many different
@@ -93,7 +90,7 @@ public struct TrainingPlan: Sendable {
                 lengths.insert(shape.time)
                 let tokens = shape.rows * shape.time
                 if tokens > largest.tokens {
-                    largest = (tokens, pass.rows.reduce(0) { $0 + data[$1].supervisedCount })
+                    largest = (tokens, pass.rows.reduce(0) { $0 + data.supervisedCount(at: $1) })
                 }
             }
         }
@@ -142,12 +139,10 @@ extension TrainingPlan {
                 + "the data)",
         ]
         if evalRows > 0 { lines.append("held out   \(recipe.evalData ?? ""): \(evalRows) rows") }
-        if let truncationNote { lines.append("note       \(truncationNote)") }
-        let marks = isColoured ? ("\u{1B}[32m", "\u{1B}[0m") : ("[[", "]]")
-        let row = firstRow.map { $0.isSupervised ? marks.0 + $0.text + marks.1 : $0.text }.joined()
-        return lines.joined(separator: "\n") + "\n\n" + table.text()
-            + "\nfirst row (line \(firstLine)), trained tokens "
-            + (isColoured ? "coloured" : "in [[ ]]") + ":\n" + row + "\n"
+        lines += notes.map { "note       \($0)" }
+        return lines.joined(separator: "\n") + "\n\n" + table.text() + "\n"
+            + firstRow.heading("first row", isColoured: isColoured) + "\n" + firstRow.text(isColoured: isColoured)
+            + "\n"
     }
 
     /// The plan as an object, for `--json`.
@@ -164,10 +159,7 @@ extension TrainingPlan {
             "adapter_file_bytes": JSON(adapterFileBytes), "rows": JSON(rows), "tokens": JSON(tokens),
             "supervised_tokens": JSON(supervisedTokens), "longest_row": JSON(longestRow), "eval_rows": JSON(evalRows),
             "steps": JSON(steps), "steps_per_epoch": JSON(stepsPerEpoch),
-            "first_row": [
-                "line": JSON(firstLine),
-                "segments": JSON(firstRow.map { ["text": JSON($0.text), "trained": JSON($0.isSupervised)] }),
-            ],
+            "notes": JSON(notes.map { .string($0) }), "first_row": firstRow.json,
         ]
     }
 }

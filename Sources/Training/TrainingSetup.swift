@@ -30,8 +30,8 @@ struct TrainingSetup {
         try recipe.validate()
         self.model = model
         self.adapter = adapter
-        data = try model.dataset(recipe.data, maxLength: recipe.maxLength)
-        evalData = try recipe.evalData.map { try model.dataset($0, maxLength: recipe.maxLength) }
+        data = try model.dataset(recipe.dataSources, options: recipe.dataOptions)
+        evalData = try recipe.evalData.map { try model.dataset([DataSource($0)], options: recipe.dataOptions) }
         try recipe.layout.requireRoom(for: data)
         if let evalData { try recipe.evalLayout.requireRoom(for: evalData) }
         self.recipe = try recipe.completed(model.backbone, adapter.configuration)
@@ -43,7 +43,12 @@ struct TrainingSetup {
 
     /// The order of the rows.
     var order: DataOrder {
-        DataOrder(seed: Seed(UInt64(recipe.seed)), count: data.count, rowsPerStep: rowsPerStep)
+        DataOrder(epochRows, rowsPerStep: rowsPerStep)
+    }
+
+    /// The rows of each epoch.
+    var epochRows: EpochRows {
+        EpochRows(data.summaries.map { ($0.kept, $0.source.weight) }, seed: Seed(UInt64(recipe.seed)))
     }
 
     /// The optimiser steps of the whole run.

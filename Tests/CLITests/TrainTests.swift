@@ -24,11 +24,11 @@ import Testing
             #expect(after < before)
 
             let names = try folder.contents(of: "run")
-            for name in ["recipe.yaml", "metrics.jsonl", "loss.svg", "adapter", "checkpoints"] {
+            for name in ["recipe.yaml", "data.json", "metrics.jsonl", "loss.svg", "adapter", "best", "checkpoints"] {
                 #expect(names.contains(name), "\(names)")
             }
             #expect(names.contains { $0.hasPrefix("events.out.tfevents.") })
-            #expect(names.count == 6)
+            #expect(names.count == 8)
             #expect(try folder.contents(of: "run/adapter") == ["adapter_config.json", "adapter_model.safetensors"])
             #expect(try folder.contents(of: "run/checkpoints") == ["step-000004"])
             let metrics = try JSONLines(path: run + "/metrics.jsonl").rows().map(\.value)

@@ -63,6 +63,61 @@ def encode(path, lines, ranges=True):
     return result
 
 
+def encode_whole(path, lines, pairs=None):
+    """For each line, or pair of lines, the ids, types and places in bytes with the tokens that stand around them."""
+    inputs = list(zip(lines, pairs)) if pairs else lines
+    result = []
+    for number, encoding in enumerate(_tokenizer(path).encode_batch(inputs, add_special_tokens=True)):
+        places = []
+        for text in (lines[number], pairs[number] if pairs else ""):
+            places.append([0])
+            for character in text:
+                places[-1].append(places[-1][-1] + len(character.encode()))
+        bounds = []
+        for offsets, sequence in zip(encoding.offsets, encoding.sequence_ids):
+            # A token that belongs to no text is at 0.
+            bounds.extend(places[sequence or 0][bound] for bound in offsets)
+        result.append({"ids": _words(encoding.ids), "types": _words(encoding.type_ids), "ranges": _words(bounds)})
+    return result
+
+
+def normalize(path, lines):
+    """The lines as the normalizer of a tokenizer leaves them."""
+    normalizer = _tokenizer(path).normalizer
+    return [normalizer.normalize_str(line) for line in lines]
+
+
+def split(path, lines):
+    """Where the pre-tokenizer of a tokenizer cuts each line, in bytes."""
+    pre_tokenizer = _tokenizer(path).pre_tokenizer
+    result = []
+    for line in lines:
+        places = [0]
+        for character in line:
+            places.append(places[-1] + len(character.encode()))
+        result.append(_words(places[bound] for _, piece in pre_tokenizer.pre_tokenize_str(line) for bound in piece))
+    return result
+
+
+def replace_bytes(samples):
+    """What bytes read as text, with U+FFFD for what is no UTF-8."""
+    return [bytes(sample).decode(errors="replace") for sample in samples]
+
+
+def accepts(patterns):
+    """Whether each text is a regular expression for the reference."""
+    from tokenizers import Regex
+
+    result = []
+    for pattern in patterns:
+        try:
+            Regex(pattern)
+            result.append(True)
+        except Exception:
+            result.append(False)
+    return result
+
+
 def decode(path, sequences, skip_special_tokens):
     tokenizer = _tokenizer(path)
     return [tokenizer.decode(ids, skip_special_tokens=skip_special_tokens) for ids in sequences]
@@ -106,6 +161,42 @@ def train(path, lines, size, pre_tokenizer, added, options):
     state["model"].update(options)
     Path(path).mkdir(parents=True, exist_ok=True)
     (Path(path) / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+
+
+def compose(path, lines, size, components, options, added=()):
+    """Trains a BPE tokenizer with the components of a tokenizer.json on the lines and writes it to a folder.
+
+    `options` overrides the model's fields; with byte fallback the tokens of all bytes are put into the vocabulary.
+    """
+    model = {"type": "BPE", "vocab": {}, "merges": [], **options, "byte_fallback": False, "unk_token": None}
+    state = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "pre_tokenizer": None, "post_processor": None, "decoder": None, **components, "model": model,
+    }
+    processor = state.pop("post_processor")
+    tokenizer = Tokenizer.from_str(json.dumps({**state, "post_processor": None}))
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if options.get("byte_level", False) else []
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=alphabet, special_tokens=["<unk>", "<s>", "</s>", "<pad>"],
+        show_progress=False,
+        **{name: options[name] for name in ("continuing_subword_prefix", "end_of_word_suffix") if name in options},
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    state = json.loads(tokenizer.to_str())
+    state["post_processor"] = processor
+    options.pop("byte_level", None)
+    state["model"].update(options)
+    if options.get("byte_fallback"):
+        for byte in range(256):
+            vocabulary = state["model"]["vocab"]
+            vocabulary.setdefault(f"<0x{byte:02X}>", len(vocabulary))
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    for token in added:
+        special = token.pop("special")
+        token = AddedToken(**token, special=special)
+        tokenizer.add_special_tokens([token]) if special else tokenizer.add_tokens([token])
+    Path(path).mkdir(parents=True, exist_ok=True)
+    (Path(path) / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
 
 
 def render(cases):

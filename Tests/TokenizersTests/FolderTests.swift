@@ -156,37 +156,121 @@ struct FolderTests {
         #expect(tokenizer.chatTemplateSource == "yes")
         #expect(tokenizer.encode("ab a", addSpecialTokens: true) == [4, 2, 3, 0, 5])
         let encoding = tokenizer.encodeWithRanges("ab a", addSpecialTokens: true)
-        #expect(encoding.ranges == [0..<0, 0..<2, 2..<3, 3..<4, 4..<4])
+        #expect(encoding.ranges == [0..<0, 0..<2, 2..<3, 3..<4, 0..<0])
         #expect(tokenizer.encode("ab a") == [2, 3, 0])
+    }
+
+    /// A folder's tokenizer is written as it was, with what encoding does not use; its limits can be read.
+    @Test func aFolderIsWrittenAsItWas() throws {
+        let json = tiny {
+            $0["truncation"] = ["direction": "Left", "max_length": 12, "strategy": "OnlyFirst", "stride": 3]
+            $0["padding"] = [
+                "strategy": ["Fixed": 16], "direction": "Left", "pad_to_multiple_of": 8, "pad_id": 5, "pad_type_id": 0,
+                "pad_token": "</s>",
+            ]
+        }
+        try withTemporaryFolder { folder in
+            let text = "\n " + json.compact + " \n"
+            try folder.write(text, to: "tokenizer.json")
+            try folder.write(#"{"eos_token": "</s>",   "model_max_length": 12}"#, to: "tokenizer_config.json")
+            let tokenizer = try Tokenizer(folder: folder.path)
+            #expect(tokenizer.truncation?.maxLength == 12 && tokenizer.truncation?.strategy == "OnlyFirst")
+            #expect(tokenizer.truncation?.stride == 3 && tokenizer.truncation?.direction == "Left")
+            #expect(
+                tokenizer.padding?.length == 16 && tokenizer.padding?.multiple == 8 && tokenizer.padding?.tokenID == 5)
+            #expect(tokenizer.encode(String(repeating: "ab ", count: 20)).count == 40)
+            try withTemporaryFolder { copy in
+                try tokenizer.write(toFolder: copy.path)
+                for name in ["tokenizer.json", "tokenizer_config.json"] {
+                    let contents = try [folder, copy].map { try Data(contentsOf: URL(filePath: $0.path + "/" + name)) }
+                    #expect(contents[0] == contents[1], "\(name)")
+                }
+            }
+        }
+    }
+
+    /// Whether BOS and EOS are added: as in `transformers` by the post-processor, whatever the configuration says.
+    @Test(arguments: ["{}", #"{"add_bos_token": false}"#, #"{"add_bos_token": true, "add_eos_token": true}"#])
+    func thePostProcessorDecidesWhatIsAdded(flags: String) async throws {
+        try await withTemporaryFolder { folder in
+            let json = tiny {
+                // The reference wants every field.
+                $0["version"] = "1.0"
+                $0["added_tokens"] = JSON(
+                    [("<s>", 4), ("</s>", 5)].map { content, id in
+                        [
+                            "id": JSON(id), "content": .string(content), "single_word": false, "lstrip": false,
+                            "rstrip": false, "normalized": false, "special": true,
+                        ]
+                    })
+                $0["pre_tokenizer"] = Pipeline.byteLevel()
+                $0["decoder"] = Pipeline.byteLevel()
+                $0["post_processor"] = Pipeline.template(first: 4, last: 5)
+            }
+            try folder.write(json.compact, to: "tokenizer.json")
+            var configuration = try JSON.parse(flags)
+            configuration["bos_token"] = "<s>"
+            configuration["eos_token"] = "</s>"
+            configuration["tokenizer_class"] = "PreTrainedTokenizerFast"
+            try folder.write(configuration.compact, to: "tokenizer_config.json")
+            let tokenizer = try Tokenizer(folder: folder.path)
+            let lines = ["ab a", "", "b"]
+            let result = try await Oracle.shared.call(
+                "tokenizers.folder",
+                ["path": .string(folder.path), "lines": JSON(lines.map { .string($0) }), "messages": []])
+            let expected = try #require(result["with_special"]?.array).map { try integers($0) }
+            #expect(lines.map { tokenizer.encode($0, addSpecialTokens: true) } == expected)
+            #expect(tokenizer.addsBOS == (expected[1].first == 4) && tokenizer.addsEOS == (expected[1].last == 5))
+            #expect(tokenizer.encode("<s>ab") == [4, 2])
+        }
+    }
+
+    private static func sequence(_ key: String, _ types: [String]) -> JSON {
+        .object(["type": "Sequence", key: JSON(types.map { ["type": .string($0)] })])
+    }
+
+    private static func metaspace(_ scheme: String) -> JSON {
+        ["type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": .string(scheme)]
     }
 
     @Test func whatIsNotSupportedIsNamed() throws {
         let cases: [(String, (inout JSON) -> Void)] = [
-            ("'NFC' is not supported", { $0["normalizer"] = ["type": "NFC"] }),
-            ("'Whitespace' is not supported", { $0["pre_tokenizer"] = ["type": "Whitespace"] }),
+            ("'NFX' is not supported", { $0["normalizer"] = ["type": "NFX"] }),
+            ("\"normalizer.normalizers[1]\"", { $0["normalizer"] = Self.sequence("normalizers", ["NFC", "NFX"]) }),
+            ("'Words' is not supported", { $0["pre_tokenizer"] = ["type": "Words"] }),
             (
-                "'Split' is not supported",
+                "'Words' is not supported",
+                { $0["pre_tokenizer"] = Self.sequence("pretokenizers", ["ByteLevel", "Words"]) }
+            ),
+            ("\"pre_tokenizer.pattern\"", { $0["pre_tokenizer"] = ["type": "Split", "behavior": "Isolated"] }),
+            (
+                "\"pre_tokenizer.pattern\"",
                 {
                     $0["pre_tokenizer"] = [
-                        "type": "Sequence", "pretokenizers": [["type": "Split"], ["type": "ByteLevel"]],
+                        "type": "Split", "pattern": ["Regex": "a(b"], "behavior": "Isolated", "invert": false,
                     ]
                 }
             ),
-            ("\"pre_tokenizer\"", { $0["pre_tokenizer"] = ["type": "Digits"] }),
-            ("\"pre_tokenizer\"", { $0["pre_tokenizer"] = nil }),
-            ("'TemplateProcessing' is not supported", { $0["post_processor"] = ["type": "TemplateProcessing"] }),
-            ("'WordPiece' is not supported", { $0["decoder"] = ["type": "WordPiece"] }),
-            ("'Unigram' is not supported", { $0["model"]?["type"] = "Unigram" }),
+            (
+                "\"pre_tokenizer.behavior\"",
+                { $0["pre_tokenizer"] = ["type": "Punctuation", "behavior": "Sometimes"] }
+            ),
+            ("\"pre_tokenizer.prepend_scheme\"", { $0["pre_tokenizer"] = Self.metaspace("sometimes") }),
+            ("\"pre_tokenizer.length\"", { $0["pre_tokenizer"] = ["type": "FixedLength", "length": 0] }),
+            ("\"post_processor.single\"", { $0["post_processor"] = ["type": "TemplateProcessing"] }),
+            ("\"post_processor.cls\"", { $0["post_processor"] = ["type": "BertProcessing", "cls": 1] }),
+            ("'Other' is not supported", { $0["post_processor"] = ["type": "Other"] }),
+            ("'Other' is not supported", { $0["decoder"] = ["type": "Other"] }),
+            ("\"decoder.content\"", { $0["decoder"] = ["type": "Strip", "content": "ab", "start": 1, "stop": 0] }),
+            ("'Other' is not supported", { $0["model"]?["type"] = "Other" }),
             ("\"model.dropout\"", { $0["model"]?["dropout"] = 0.1 }),
-            ("\"model.byte_fallback\"", { $0["model"]?["byte_fallback"] = true }),
-            ("\"model.end_of_word_suffix\"", { $0["model"]?["end_of_word_suffix"] = "</w>" }),
             ("merge 1 'a c'", { $0["model"]?["merges"] = ["a b", "a c"] }),
             ("\"model.merges\"", { $0["model"]?["merges"] = [["a"]] }),
             ("\"model.vocab\"", { $0["model"]?["vocab"] = ["a": 0, "b": 0] }),
             ("\"model.vocab\"", { $0["model"]?["vocab"] = ["a": 1_000_000_000] }),
             ("\"model.vocab\"", { $0["model"]?["vocab"] = ["a": -1] }),
             ("\"model.vocab\"", { $0["model"]?["vocab"] = [] }),
-            ("\"added_tokens\"", { $0["added_tokens"] = [["id": 1]] }),
+            ("\"added_tokens[0]\"", { $0["added_tokens"] = [["id": 1]] }),
             ("\"model\"", { $0["model"] = nil }),
         ]
         for (part, change) in cases {

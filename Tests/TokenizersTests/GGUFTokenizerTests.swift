@@ -70,10 +70,10 @@ struct GGUFTokenizerTests {
 
     @Test func mistakesAreNamed() throws {
         let cases: [(String, (inout Builder) -> Void)] = [
-            ("tokenizer.ggml.model", { $0.set("tokenizer.ggml.model", "llama") }),
-            ("\"gpt2\"", { $0.set("tokenizer.ggml.model", "t5") }),
+            ("\"tokenizer.ggml.scores\"", { $0.set("tokenizer.ggml.model", "llama") }),
+            ("\"bert\", \"gpt2\", \"llama\", \"t5\"", { $0.set("tokenizer.ggml.model", "rwkv") }),
             ("tokenizer.ggml.model", { $0.set("tokenizer.ggml.model", nil) }),
-            ("\"gpt-2\", \"smollm\"", { $0.set("tokenizer.ggml.pre", "qwen2") }),
+            ("\"gpt-2\", \"llama-bpe\"", { $0.set("tokenizer.ggml.pre", "gpt-5") }),
             ("tokenizer.ggml.pre", { $0.set("tokenizer.ggml.pre", 1) }),
             ("tokenizer.ggml.tokens", { $0.set("tokenizer.ggml.tokens", "a") }),
             ("tokenizer.ggml.tokens", { $0.set("tokenizer.ggml.tokens", [] as [String]) }),

@@ -38,6 +38,25 @@ func referenceEncodings(
     return encodings
 }
 
+/// What the reference makes of a line or a pair of lines with the tokens around them.
+struct WholeEncoding {
+    let ids: [Int]
+    let types: [Int]
+    let ranges: [Range<Int>]
+}
+
+func wholeEncodings(_ path: String, _ lines: [String], _ pairs: [String]? = nil) async throws -> [WholeEncoding] {
+    var arguments: KeyedList<JSON> = ["path": .string(path), "lines": JSON(lines.map { .string($0) })]
+    if let pairs { arguments["pairs"] = JSON(pairs.map { .string($0) }) }
+    let result = try await Oracle.shared.call("tokenizers.encode_whole", arguments)
+    return try #require(result.array).map { line in
+        let bounds = try integers(line["ranges"])
+        return WholeEncoding(
+            ids: try integers(line["ids"]), types: try integers(line["types"]),
+            ranges: stride(from: 0, to: bounds.count, by: 2).map { bounds[$0]..<bounds[$0 + 1] })
+    }
+}
+
 /// Integers that the oracle sent as one string.
 func integers(_ json: JSON?) throws -> [Int] {
     try #require(json?.string).utf8.split(separator: UInt8(ascii: " ")).map { try #require(Int(String($0) ?? "")) }

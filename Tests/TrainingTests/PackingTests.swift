@@ -134,7 +134,8 @@ import Training
         let rows = rows(4)
         func losses(_ rows: [Example]) throws -> [Float] {
             try withoutGrad {
-                try SupervisedObjective().losses(Batch(rows, padding: 0, isPacked: true), backbone).values(as: Float.self)
+                try SupervisedObjective().losses(Batch(rows, padding: 0, isPacked: true), backbone).values(
+                    as: Float.self)
             }
         }
         let counts = rows.map(\.supervisedCount)
@@ -215,7 +216,7 @@ import Training
 
             recipe.batchTokens = 9
             let text = message { try Trainer.run(recipe, output: folder("none"), showsProgress: false) }
-            #expect(text.contains("train.jsonl: line ") && text.contains("more than batch_tokens 9"), "\(text)")
+            #expect(text.contains("train.jsonl line ") && text.contains("more than batch_tokens 9"), "\(text)")
             #expect(!FileManager.default.fileExists(atPath: folder("none")))
             recipe.maxLength = 9
             try Trainer.run(recipe, output: folder("cut"), showsProgress: false)

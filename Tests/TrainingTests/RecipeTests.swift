@@ -17,6 +17,8 @@ import Training
         recipe.steps = 17
         recipe.batchSize = 3
         recipe.gradientAccumulationSteps = 5
+        recipe.packing = true
+        recipe.batchTokens = 88
         recipe.maxLength = 77
         recipe.learningRate = 1.2345678901234567e-4
         recipe.schedule = .cosine
@@ -35,6 +37,10 @@ import Training
         recipe.evalBatchSize = 6
         recipe.saveSteps = 7
         recipe.saveTotalLimit = nil
+        recipe.loadBestModelAtEnd = true
+        recipe.columns = ["prompt": "question"]
+        recipe.maxBadRows = 0.25
+        recipe.usesCache = false
         recipe.loggingSteps = 8
         recipe.versions = ["graft": "1"]
         let yaml = try recipe.yaml()

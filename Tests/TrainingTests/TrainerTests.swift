@@ -279,7 +279,7 @@ import Training
             #expect(result.tokens == 2 * plan.tokens)
             #expect(plan.peakBytes > plan.memory.map(\.bytes).max() ?? 0)
             // The first row is a text: all but its first token is trained.
-            #expect(plan.firstRow.map(\.isSupervised) == [false, true])
+            #expect(plan.firstRow.segments.map(\.isSupervised) == [false, true])
             #expect(plan.text().contains("]]"))
             #expect(plan.text(isColoured: true).contains("\u{1B}[32m"))
             #expect(plan.json["steps"] == 8)

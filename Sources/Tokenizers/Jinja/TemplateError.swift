@@ -1,3 +1,5 @@
+import Formats
+
 /// A chat template that cannot be read or rendered.
 public struct TemplateError: Error, CustomStringConvertible, Sendable, Equatable {
     /// The line of the template, from 1; nil when the whole is meant.
@@ -9,7 +11,7 @@ public struct TemplateError: Error, CustomStringConvertible, Sendable, Equatable
 
     package init(line: Int? = nil, _ message: String, isRaisedByTemplate: Bool = false) {
         self.line = line
-        self.message = message
+        self.message = isRaisedByTemplate ? message : boundedSentence(message)
         self.isRaisedByTemplate = isRaisedByTemplate
     }
 
