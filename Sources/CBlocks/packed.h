@@ -10,6 +10,9 @@
 
 enum { PANEL_ROWS = 16, RUN = 32, CODES_PER_WORD = 4, MOST_VECTORS = 6 };
 
+/// Products with one vector wait for memory, and the processor's own prefetching ends at each page.
+enum { FETCHED_AHEAD = 4096 };
+
 // Type code, name, bits of a code, columns that share a scale, whether scales are fp32 (else fp16), whether there is a
 // minimum, and the logarithm of what is subtracted from each code. A code is never negative.
 //   value = scale * (code - 2^shift)      without a minimum

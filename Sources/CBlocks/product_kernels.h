@@ -45,15 +45,22 @@ INLINE floats NAME(scales)(const bool wide, const uint8_t **p) {
     return v;
 }
 
+/// Asks for memory that is needed soon; it may lie beyond the end.
+INLINE void NAME(fetch)(const uint8_t *p, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
 /// 16 sums for each of `count` vectors.
 INLINE void NAME(panel)(
     const int bits, const int group, const bool wide, const bool minimum, const int shift, const int count,
     const uint8_t *panel, size_t runs, const struct run *vectors, size_t stride, float *sums) {
     const uint8_t *codes = panel, *scales = panel + runs * code_bytes(bits);
+    const size_t run_bytes = code_bytes(bits) + scale_bytes(group, wide, minimum);
     floats total[MOST_VECTORS];
     for (int t = 0; t < count; t++) total[t] = (floats){0};
     for (size_t j = 0; j < runs; j++) {
         words w[8];
+        if (count == 1) NAME(fetch)(panel + j * run_bytes + FETCHED_AHEAD, run_bytes);
         NAME(codes)(bits, codes, w);
         codes += code_bytes(bits);
         for (int h = 0; h < RUN / group; h++) {
