@@ -65,8 +65,10 @@ struct product_kernels {
     /// Rounds `count` values, a multiple of 32, to runs.
     void (*quantise)(const float *values, size_t count, struct run *runs);
     /// Multiplies a panel of `runs` runs of columns with 1 or `tile` vectors, `stride` runs apart: 16 sums a vector.
-    void (*one[PACKED_TYPES])(const uint8_t *panel, size_t runs, const struct run *vectors, size_t stride, float *sums);
-    void (*many[PACKED_TYPES])(const uint8_t *panel, size_t runs, const struct run *vectors, size_t stride, float *sums);
+    void (*one[PACKED_TYPES])(
+        const uint8_t *panel, size_t runs, const struct run *vectors, size_t stride, float *sums);
+    void (*many[PACKED_TYPES])(
+        const uint8_t *panel, size_t runs, const struct run *vectors, size_t stride, float *sums);
     size_t tile;
     void (*normalise)(const float *x, const float *weight, size_t count, float epsilon, float *out);
     void (*gate)(float *gate, const float *up, size_t count);
