@@ -230,7 +230,8 @@ public final class Adapter {
     public func merged(_ parameter: Parameter, pretrained: Tensor? = nil) throws -> Tensor? {
         try withoutGrad {
             if let update = updates.first(where: { $0.linear.weight === parameter })?.update {
-                return try update.merged(into: (pretrained?.to(dtype: .float32) ?? parameter.values(dtype: .float32))).detached()
+                let weight = try pretrained?.to(dtype: .float32) ?? parameter.values(dtype: .float32)
+                return try update.merged(into: weight).detached()
             }
             return try copies.first { $0.parameter === parameter }?.tensor.detached()
         }
