@@ -65,11 +65,21 @@ public final class Linear {
     public var adapter: (any LinearAdapter)?
 
     /// Makes a layer over frozen tensors.
-    public init(
+    public convenience init(
         path: String, weight: Tensor, bias: Tensor? = nil, role: LinearRole, layer: Int? = nil, heads: HeadLayout? = nil
     ) {
+        self.init(
+            path: path, weight: Parameter(path: path + ".weight", frozen: weight), bias: bias, role: role, layer: layer,
+            heads: heads)
+    }
+
+    /// Makes a layer over a parameter, which may be packed.
+    init(
+        path: String, weight: Parameter, bias: Tensor? = nil, role: LinearRole, layer: Int? = nil,
+        heads: HeadLayout? = nil
+    ) {
         self.path = path
-        self.weight = Parameter(path: path + ".weight", frozen: weight)
+        self.weight = weight
         self.bias = bias.map { Parameter(path: path + ".bias", frozen: $0) }
         self.role = role
         self.layer = layer
@@ -83,8 +93,10 @@ public final class Linear {
     /// The tensors of the layer.
     public var parameters: [Parameter] { [weight] + (bias.map { [$0] } ?? []) }
 
-    /// Whether no gradient flows into weight and bias, and nothing stands in for them.
-    var isFrozen: Bool { parameters.allSatisfy { $0.replacement == nil && !$0.frozen.requiresGrad } }
+    /// Whether weight and bias are plain tensors, no gradient flows into them, and nothing stands in for them.
+    var isFrozen: Bool {
+        parameters.allSatisfy { $0.packed == nil && $0.replacement == nil && !$0.frozen.requiresGrad }
+    }
 
     /// The product without the adapter, `[..., in]` to `[..., out]`.
     ///
@@ -99,6 +111,11 @@ public final class Linear {
     public func unbiased(_ input: Tensor) throws -> Tensor { try product(input, weight, nil) }
 
     private func product(_ input: Tensor, _ weight: Parameter, _ bias: Parameter?) throws -> Tensor {
+        // Blocks are multiplied as they are, unless a gradient must pass through.
+        if let packed = weight.packed, weight.replacement == nil, !(isGradEnabled && input.requiresGrad) {
+            let product = try packed.product(input)
+            return try bias.map { try product + $0.value() } ?? product
+        }
         guard isFrozen, runsOwnKernels(input), weight.frozen.dtype == input.dtype else {
             return try linear(input, weight.value(), bias?.value())
         }

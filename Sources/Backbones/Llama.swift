@@ -16,6 +16,9 @@ public final class Llama: Backbone {
     private let embedTokens: Parameter
     private let blocks: [LlamaBlock]
     private let norm: RMSNorm
+    /// The way of one text through a packed model.
+    private lazy var packedDecoder = PackedDecoder(
+        configuration, embedding: embedTokens, blocks: blocks.map(\.parts), norm: norm.weight)
 
     /// Builds the model over the tensors of a checkpoint.
     ///
@@ -28,8 +31,7 @@ public final class Llama: Backbone {
         dtype = weights.dtype
         device = weights.device
         let vocabulary = [configuration.vocabSize, configuration.hiddenSize]
-        let embedding = try weights.tensor("model.embed_tokens.weight", vocabulary)
-        embedTokens = Parameter(path: "model.embed_tokens.weight", frozen: embedding)
+        embedTokens = try weights.matrix("model.embed_tokens.weight", vocabulary)
         // No room is taken in advance: the count is only believed layer by layer.
         var blocks: [LlamaBlock] = []
         for layer in 0..<configuration.numHiddenLayers {
@@ -37,10 +39,10 @@ public final class Llama: Backbone {
         }
         self.blocks = blocks
         norm = try weights.norm("model.norm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
-        head = Linear(
-            path: "lm_head",
-            weight: configuration.tieWordEmbeddings ? embedding : try weights.tensor("lm_head.weight", vocabulary),
-            role: .head)
+        let projection =
+            try configuration.tieWordEmbeddings
+            ? embedTokens.sharing(path: "lm_head.weight") : weights.matrix("lm_head.weight", vocabulary)
+        head = Linear(path: "lm_head", weight: projection, role: .head)
         try weights.requireEverythingUsed(tied: configuration.tieWordEmbeddings)
     }
 
@@ -57,6 +59,7 @@ public final class Llama: Backbone {
     /// - Throws: `ModelError` when the ids are no batch, packed rows do not fit them, or the cache is full; `TorchError`
     ///   when an id is unknown.
     public func hiddenStates(_ ids: Tensor, _ context: Context) throws -> Tensor {
+        if let states = try packedDecoder?.states(after: ids, context) { return states }
         guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
         try context.segments?.requireFit(ids, context)
         let past = context.cache?.length ?? 0
@@ -71,7 +74,7 @@ public final class Llama: Backbone {
         let masks = AttentionMasks(
             time: time, past: past, given: context.mask, positions: keyPositions.map { (positions, $0) },
             segments: context.segments, device: device)
-        var states = try context.observed(embedding(ids, embedTokens.value()), embedTokens.modulePath)
+        var states = try context.observed(embedTokens.rows(ids), embedTokens.modulePath)
         // What a sublayer computes is added to the stream by the norm that follows.
         var delta: Tensor?
         for block in blocks { (states, delta) = try block(states, adding: delta, rotary, masks, context) }
@@ -100,6 +103,12 @@ private final class LlamaBlock {
 
     var linears: [Linear] { attention.linears + mlp.linears }
 
+    var parts: PackedDecoder.Block {
+        PackedDecoder.Block(
+            linears: linears, inputNorm: inputNorm.weight, attentionNorm: postAttentionNorm.weight,
+            queryNorm: attention.queryNorm?.weight, keyNorm: attention.keyNorm?.weight)
+    }
+
     var parameters: [Parameter] {
         attention.parameters + mlp.linears.flatMap(\.parameters) + [inputNorm.weight, postAttentionNorm.weight]
     }
@@ -124,8 +133,8 @@ private final class LlamaAttention {
     private let key: Linear
     private let value: Linear
     private let output: Linear
-    private let queryNorm: RMSNorm?
-    private let keyNorm: RMSNorm?
+    let queryNorm: RMSNorm?
+    let keyNorm: RMSNorm?
     private let path: String
     private let layer: Int
     private let headDimension: Int

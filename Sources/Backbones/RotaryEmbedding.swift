@@ -75,6 +75,16 @@ public struct RotaryEmbedding: Sendable {
         )
     }
 
+    /// Cosines and sines of positions, one for each pair of features, position by position; not negated.
+    ///
+    /// - Parameter length: One more than the largest position.
+    func pairs(positions: Range<Int>, length: Int) -> (cos: [Float], sin: [Float]) {
+        let factor = Float(attentionFactor)
+        let frequencies = inverseFrequencies(length: length).map { Float($0) }
+        let angles = positions.flatMap { position in frequencies.map { Float(position) * $0 } }
+        return (angles.map { cos($0) * factor }, angles.map { sin($0) * factor })
+    }
+
     /// Rotates queries and keys, `[batch, heads, time, dim]`.
     ///
     /// - Throws: `TorchError` when sizes differ.

@@ -20,7 +20,7 @@ struct ChatCommand: ParsableCommand {
     @OptionGroup(title: "Sampling") var sampling: SamplingOptions
 
     func run() throws {
-        let model = try options.load()
+        let model = try options.load(keepsBlocks: true)
         // Without a template there is no conversation; say so before the first message is typed.
         _ = try model.promptTokens(ChatConversation([ChatMessage(role: "user", content: "?")]))
         var conversation = Conversation(model: model, system: system, settings: sampling.settings())

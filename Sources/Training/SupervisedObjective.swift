@@ -39,9 +39,9 @@ public struct SupervisedObjective: Sendable {
         let head = backbone.head
         let isChanged =
             context.usesAdapters && head.adapter != nil || head.parameters.contains { $0.replacement != nil }
-        return isChanged
-            ? try Self.crossEntropy(head(chosen, context), batch.targets)
-            : try losses(of: chosen, targets: batch.targets, weight: head.weight.frozen, bias: head.bias?.frozen)
+        guard !isChanged else { return try Self.crossEntropy(head(chosen, context), batch.targets) }
+        let weight = try head.weight.values(dtype: head.weight.frozen.dtype)
+        return try losses(of: chosen, targets: batch.targets, weight: weight, bias: head.bias?.frozen)
     }
 
     /// The plain form, for heads that are trained themselves: `[n, vocabulary]` to fp32 `[n]`.

@@ -82,7 +82,7 @@ public struct LoRA: RankedMethod {
                 attachment.updates.append((layer, update))
                 continue
             }
-            let weight = try layer.weight.frozen.to(dtype: .float32)
+            let weight = try layer.weight.values(dtype: .float32)
             let norms = try withoutGrad { try (weight + update.dense()).norm([1]) }
             let magnitude = try Trainable(adapterKey(layer.path, "lora_magnitude_vector"), norms, device: points.device)
             attachment.trainables.append(magnitude)
