@@ -20,7 +20,7 @@ ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench bench-decoding bench-packing bench-tokenizer fuzz format lint docs install clean
+.PHONY: help setup oracle build engine packages test demo bench bench-decoding bench-packing bench-tokenizer fuzz format lint docs install clean fuzz-coverage
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -81,6 +81,10 @@ fuzz: build ## Give a reader many broken files (READER=gguf COUNT=100000 SEED=2;
 	@scripts/place-engine.sh $(PRODUCTS)
 	@for reader in $(if $(READER),$(READER),$$($(PRODUCTS)/Fuzzer)); do \
 	    OMP_NUM_THREADS=1 nice $(PRODUCTS)/Fuzzer $$reader $(or $(SEED),2) $(or $(COUNT),100000); done
+
+fuzz-coverage: setup ## The same with files chosen by the code that they reach (READER=gguf SECONDS=120)
+	@$(ENGINE)
+	@scripts/fuzz-coverage.sh $(or $(SECONDS),60) $(READER)
 
 format: ## Rewrite the Swift files in the project's format
 	@$(SWIFT) format --in-place --recursive --parallel $(SWIFT_FILES)

@@ -76,7 +76,10 @@ let package = Package(
         .target(name: "TestSupport", dependencies: ["Formats"], path: "Tests/TestSupport", swiftSettings: settings),
         .executableTarget(
             name: "Fuzzer",
-            dependencies: ["Torch", "Formats", "Tokenizers", "Backbones", "PEFT", "Training", "TestSupport"],
+            dependencies: [
+                "Torch", "Formats", "Tokenizers", "Backbones", "PEFT", "Training", "TestSupport",
+                .product(name: "Crypto", package: "swift-crypto"),
+            ],
             path: "Tests/Fuzzer", swiftSettings: settings),
         .testTarget(name: "FuzzTests", dependencies: ["Formats", "TestSupport", "Fuzzer"], swiftSettings: settings),
         .testTarget(name: "TorchTests", dependencies: ["Torch", "TestSupport"], swiftSettings: settings),

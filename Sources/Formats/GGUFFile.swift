@@ -257,14 +257,14 @@ private struct GGUFReader {
 
 /// The product of sizes, or nil when it overflows.
 ///
-/// A size of 0 makes it 0, whatever the others are.
+/// A size of 0 makes it 0, but the others must not overflow either: strides are products of those, also in a tensor
+/// without elements.
 func product(of sizes: [Int]) -> Int? {
-    if sizes.contains(0) { return 0 }
     var result = 1
-    for size in sizes {
+    for size in sizes where size != 0 {
         let (product, didOverflow) = result.multipliedReportingOverflow(by: size)
         if didOverflow { return nil }
         result = product
     }
-    return result
+    return sizes.contains(0) ? 0 : result
 }

@@ -32,6 +32,13 @@ final class TokenTable: Sendable {
         var firstSupervised: Int
         /// Nil where no end-of-turn token is supervised.
         var firstStop: Int?
+
+        /// Whether the tokens lie before an offset, and the places among them.
+        func isSound(before end: Int) -> Bool {
+            offset >= TokenTable.headerSize && offset <= end && count > 0 && count * 4 <= end - offset && line > 0
+                && supervised <= count && firstStop ?? 0 < count
+                && (supervised == 0 ? firstSupervised == Int(TokenTable.none) : firstSupervised < count)
+        }
     }
 
     /// The number of rows.
@@ -85,12 +92,8 @@ final class TokenTable: Sendable {
         self.memory = memory
         self.blocks = blocks
         self.count = count
-        for row in 0..<count {
-            let entry = self.entry(row)
-            guard entry.offset >= Self.headerSize, entry.offset <= table, entry.count > 0,
-                entry.count * 4 <= table - entry.offset
-            else { throw TrainingError("the token table is damaged") }
-        }
+        guard facts.badCount == facts.rows - count, (0..<count).allSatisfy({ self.entry($0).isSound(before: table) })
+        else { throw TrainingError("the token table is damaged") }
     }
 
     /// What is known of a row.
@@ -156,7 +159,10 @@ struct TokenTableFacts: Equatable {
         badRows = bad.compactMap { row in
             row[0]?.int.flatMap { line in row[1]?.string.map { BadRow(line: line, reason: $0) } }
         }
-        for (form, count) in forms { lookAlikes[form] = count.int }
+        for (form, count) in forms { lookAlikes[form] = count.int ?? -1 }
+        guard rows >= 0, longest >= 0, (0...rows).contains(badCount), badRows.count == min(badCount, Self.badRowLimit),
+            badRows.allSatisfy({ $0.line > 0 }), lookAlikes.allSatisfy({ (0...rows).contains($0.value) })
+        else { throw TrainingError("the token table is damaged") }
     }
 
     var json: JSON {

@@ -33,7 +33,7 @@ package struct TrainingCheckpoint: Equatable {
     private static let tensorsName = "training_state.safetensors"
 
     /// The state of a run before its first step.
-    init(recipe: String, data: String) {
+    package init(recipe: String, data: String) {
         self.recipe = recipe
         self.data = data
     }
@@ -45,7 +45,7 @@ package struct TrainingCheckpoint: Equatable {
     ///   - lossSum: The sum of the losses of its supervised tokens.
     ///   - supervised: How many those are.
     ///   - seconds: How long it took.
-    mutating func countStep(tokens: Int, lossSum: Double, supervised: Int, seconds: Double) {
+    package mutating func countStep(tokens: Int, lossSum: Double, supervised: Int, seconds: Double) {
         step += 1
         self.tokens += tokens
         self.seconds += seconds
@@ -68,7 +68,7 @@ package struct TrainingCheckpoint: Equatable {
     /// Writes the files of a checkpoint into an empty folder.
     ///
     /// - Throws: `FormatError` when the disk refuses them.
-    func write(to folder: String, adapter: Adapter, model: String, optimiser: AdamW) throws {
+    package func write(to folder: String, adapter: Adapter, model: String, optimiser: AdamW) throws {
         try adapter.save(to: folder, baseModel: model)
         try SafetensorsWriter.write(
             Self.state(adapter, optimiser), to: joined(folder, Self.tensorsName), metadata: [:])
@@ -108,13 +108,15 @@ package struct TrainingCheckpoint: Equatable {
             }
             return value
         }
-        step = try value("step", \.int)
-        tokens = try value("tokens", \.int)
+        // What no run counts to could overflow in the one that goes on.
+        func count(_ json: JSON) -> Int? { json.int.flatMap { (0...1 << 53).contains($0) ? $0 : nil } }
+        step = try value("step", count)
+        tokens = try value("tokens", count)
         seconds = try value("seconds", \.double)
         let unreported = try value("unreported") { $0.object == nil ? nil : $0 }
         unreportedLoss = unreported["loss"]?.double ?? 0
-        unreportedTargets = unreported["targets"]?.int ?? 0
-        unreportedTokens = unreported["tokens"]?.int ?? 0
+        unreportedTargets = unreported["targets"].flatMap(count) ?? 0
+        unreportedTokens = unreported["tokens"].flatMap(count) ?? 0
         unreportedSeconds = unreported["seconds"]?.double ?? 0
         recipe = try value("recipe", \.string)
         data = try value("data", \.string)
@@ -131,7 +133,7 @@ package struct TrainingCheckpoint: Equatable {
     /// Puts the values of a checkpoint into an adapter and an optimiser of the same run.
     ///
     /// - Throws: `FormatError` when names or shapes differ.
-    func restore(from folder: String, adapter: Adapter, optimiser: AdamW) throws {
+    package func restore(from folder: String, adapter: Adapter, optimiser: AdamW) throws {
         let file = try SafetensorsFile(path: joined(folder, Self.tensorsName))
         let state = Self.state(adapter, optimiser)
         if let name = file.tensors.keys.first(where: { state[$0] == nil }) {

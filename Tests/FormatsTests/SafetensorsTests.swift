@@ -229,6 +229,8 @@ private func file(header: String, data: Int, padding: Bool = false) -> Data {
     (#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8, "increasing"),
     (#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0]}}"#, 8, "increasing"),
     (#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}"#, 0, "no size in bytes"),
+    // Without elements, but with strides that no library can hold.
+    (#"{"a":{"dtype":"F32","shape":[0,480,4294967297,8589934592],"data_offsets":[0,0]}}"#, 0, "no size in bytes"),
     (
         #"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#,
         8, "twice"

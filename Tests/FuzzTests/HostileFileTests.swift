@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 
 /// Every reader is given broken files, in a process of its own: it accepts them or says what is wrong with which file,
-/// and never crashes, hangs, or takes memory that the file does not justify.
+/// never crashes, hangs, or takes memory that the file does not justify, and stays in the folder that it was given.
 struct HostileFileTests {
     private static let fuzzer: String = {
         let tests = URL(fileURLWithPath: CommandLine.arguments.first ?? "").resolvingSymlinksInPath()
@@ -17,7 +17,8 @@ struct HostileFileTests {
         "json", "jsonl", "rows.json", "rows.jsonl", "rows.csv", "rows.tsv", "rows.jsonl.gz", "safetensors",
         "safetensors-index", "gguf", "gguf-tokenizer", "gguf-configuration",
         "tokenizer.json", "tokenizer_config.json", "template", "recipe", "config.json", "adapter_config.json",
-        "adapter_model.safetensors", "checkpoint", "metrics",
+        "adapter_model.safetensors", "checkpoint", "training-state", "token-table",
+        "metrics",
     ]
 
     @Test(arguments: readers) func brokenFilesAreRefused(_ reader: String) async throws {
@@ -49,6 +50,24 @@ struct HostileFileTests {
             }
         }
         for name in ["a", ".a", "..a", "model-00001-of-00002.safetensors", "é"] { #expect(isPlainFileName(name)) }
+    }
+
+    /// What the checks are worth: readers that misbehave on purpose are noticed.
+    @Test(arguments: [
+        ("control-memory", 3, "MiB more than it may"), ("control-allocation", 134, "in /"),
+        ("control-outside", 3, "out of its folder, to outside.safetensors"), ("control-trap", 132, "in /"),
+        ("control-hang", 142, "in /"), ("control-error", 3, "the error is a CocoaError"),
+        ("control-nameless", 3, "does not name the file"),
+    ])
+    func aReaderThatMisbehavesIsNoticed(_ reader: String, status: Int32, words: String) async throws {
+        let command = try RunningCommand(
+            Self.fuzzer, [reader, "1", "20"], environment: ["OMP_NUM_THREADS": "1", "SWIFT_BACKTRACE": "enable=no"])
+        let result = try await command.wait(timeout: 60)
+        #expect(result.status == status, "\(result.output)\(result.errors)")
+        #expect(result.output.contains(words), "\(result.output)")
+        if let line = result.output.split(separator: "\n").first, line.hasPrefix("in ") {
+            try? FileManager.default.removeItem(atPath: String(line.dropFirst(3)))
+        }
     }
 
     @Test func everyReaderIsTried() async throws {

@@ -9,6 +9,10 @@ struct FuzzCase: Sendable {
     let form: FileForm
     /// Words of the format.
     let words: [String]
+    /// How many bytes of memory reading one file may take beside what good files take.
+    let memory: Int
+    /// How many seconds reading one file may take.
+    let seconds: UInt32
     /// Good contents of the file.
     let seeds: @Sendable () throws -> [[UInt8]]
     /// Writes what else the folder needs.
@@ -18,7 +22,7 @@ struct FuzzCase: Sendable {
 
     init(
         _ name: String, _ file: String, _ form: FileForm, words: [String] = [],
-        seeds: @escaping @Sendable () throws -> [[UInt8]],
+        seeds: @escaping @Sendable () throws -> [[UInt8]], memory: Int = 64 << 20, seconds: UInt32 = 30,
         prepare: @escaping @Sendable (String) throws -> Void = { _ in },
         read: @escaping @Sendable (String) throws -> Void
     ) {
@@ -26,6 +30,8 @@ struct FuzzCase: Sendable {
         self.file = file
         self.form = form
         self.words = words
+        self.memory = memory
+        self.seconds = seconds
         self.seeds = seeds
         self.prepare = prepare
         self.read = read
@@ -34,12 +40,17 @@ struct FuzzCase: Sendable {
     /// A case whose seeds are texts.
     init(
         _ name: String, _ file: String, _ form: FileForm, words: [String] = [], texts: [String],
+        memory: Int = 64 << 20, seconds: UInt32 = 30,
         prepare: @escaping @Sendable (String) throws -> Void = { _ in },
         read: @escaping @Sendable (String) throws -> Void
     ) {
         self.init(
-            name, file, form, words: words, seeds: { texts.map { Array($0.utf8) } }, prepare: prepare, read: read)
+            name, file, form, words: words, seeds: { texts.map { Array($0.utf8) } }, memory: memory, seconds: seconds,
+            prepare: prepare, read: read)
     }
+
+    /// A template of a few bytes may well write a long text; its own limit is on the text.
+    static let templateMemory = 256 << 20
 }
 
 /// A reader that gave back something that it must not.

@@ -1,9 +1,7 @@
 import Backbones
 import Formats
 import Foundation
-import PEFT
 import Tokenizers
-import Torch
 import Training
 
 /// Every reader, with the files that it is given.
@@ -93,9 +91,13 @@ let fuzzCases: [FuzzCase] =
                 {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "add_bos_token": true, "chat_template":
                 [{"name": "default", "template": "{{ bos_token }}{{ messages[0].content }}"}]}
                 """
-            ], prepare: { try Seeds.write(Seeds.tokenizers[0], $0 + "/tokenizer.json") }
+            ], memory: FuzzCase.templateMemory,
+            prepare: { try Seeds.write(Seeds.tokenizers[0], $0 + "/tokenizer.json") }
         ) { try useTokenizer(Tokenizer(folder: $0)) },
-        FuzzCase("template", "chat_template.jinja", .text, words: Seeds.templateWords, texts: Seeds.templates) {
+        FuzzCase(
+            "template", "chat_template.jinja", .text, words: Seeds.templateWords, texts: Seeds.templates,
+            memory: FuzzCase.templateMemory
+        ) {
             let source = String(decoding: try Seeds.text($0 + "/chat_template.jinja"), as: UTF8.self)
             try useTemplate(ChatTemplate(source: source, specialTokens: ["bos_token": "<s>", "eos_token": "</s>"]))
         },
@@ -139,7 +141,17 @@ let fuzzCases: [FuzzCase] =
                 try Seeds.write("a", $0 + "/a.bin")
                 try Seeds.write("a", $0 + "/../outside.safetensors")
             }
-        ) { _ = try TrainingCheckpoint(folder: $0) },
+        ) {
+            var checkpoint = try TrainingCheckpoint(folder: $0)
+            checkpoint.countStep(tokens: 1 << 30, lossSum: 1, supervised: 1 << 30, seconds: 1)
+        },
+        FuzzCase(
+            "training-state", "training_state.safetensors", .safetensors, words: ["exp_avg.", "F16", "BOOL", "I64"],
+            seeds: { [try Seeds.text(Fixture.trainingCheckpoint() + "/training_state.safetensors")] },
+            prepare: Fixture.copyTrainingCheckpoint, read: Fixture.restoreTraining),
+        FuzzCase(
+            "token-table", "table.tokens", .bytes, words: ["GRAFTTOK", "look_alikes", "bad_rows", "\"rows\":"],
+            seeds: TokenTableFixture.seeds, prepare: TokenTableFixture.prepare, read: TokenTableFixture.read),
         FuzzCase(
             "metrics", "metrics.jsonl", .json, texts: ["{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": 1e-3}\n"]
         ) { _ = try MetricsLog.read(path: $0 + "/metrics.jsonl") },
@@ -205,37 +217,5 @@ extension JSON {
         case (.number(let number), .null), (.null, .number(let number)): !number.isFinite
         default: self == other
         }
-    }
-}
-
-/// A tiny model with an adapter, made once a process.
-private enum Fixture {
-    nonisolated(unsafe) private static var made: (backbone: any Backbone, folder: String)?
-
-    private static func fixture() throws -> (backbone: any Backbone, folder: String) {
-        if let made { return made }
-        let folder = NSTemporaryDirectory() + "/graft-fuzz-model-\(getpid())"
-        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        try Seeds.model(in: folder)
-        let backbone = try Checkpoint(.folder(folder)).backbone(dtype: .float32)
-        let configuration = try AdapterConfiguration(
-            method: "lora", settings: ["r": 2, "target_modules": ["q_proj", "v_proj"]])
-        let adapter = try Adapter(configuration, on: backbone, seed: Seed(1))
-        try adapter.save(to: folder + "/adapter", baseModel: "tiny")
-        adapter.detach()
-        made = (backbone, folder)
-        return (backbone, folder)
-    }
-
-    static func adapter() throws -> String { try fixture().folder + "/adapter" }
-
-    static func copyAdapter(_ folder: String) throws {
-        for name in ["adapter_config.json", "adapter_model.safetensors"] {
-            try Seeds.write(Seeds.text(adapter() + "/" + name), folder + "/" + name)
-        }
-    }
-
-    static func loadAdapter(_ folder: String) throws {
-        try Adapter.load(from: folder, onto: fixture().backbone).detach()
     }
 }
