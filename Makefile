@@ -20,7 +20,7 @@ ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench bench-packing bench-tokenizer fuzz fuzz-coverage format lint docs install clean
+.PHONY: help setup oracle build engine packages test demo bench bench-decoding bench-packing bench-tokenizer fuzz format lint docs install clean fuzz-coverage
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -62,6 +62,9 @@ test: oracle ## Run every test (FILTER=<regular expression> runs some)
 
 demo: build ## Fine-tune SmolLM2-135M on real data and show what it learnt
 	@scripts/demo.sh
+
+bench-decoding: build ## Measure generating text from a quantised file beside llama.cpp
+	@$(PYTHON) Benchmarks/decoding.py
 
 bench: oracle build ## Measure speed and memory beside peft and transformers
 	@scripts/bench.sh

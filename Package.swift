@@ -44,7 +44,8 @@ let package = Package(
             swiftSettings: settings),
         .target(name: "Formats", dependencies: ["Torch", "CBlocks", "CZlib"], swiftSettings: settings),
         .target(name: "Tokenizers", dependencies: ["Formats", "CPCRE2"], swiftSettings: settings),
-        .target(name: "Backbones", dependencies: ["Torch", "Formats", "Tokenizers"], swiftSettings: settings),
+        .target(
+            name: "Backbones", dependencies: ["Torch", "Formats", "Tokenizers", "CBlocks"], swiftSettings: settings),
         .target(name: "PEFT", dependencies: ["Torch", "Formats", "Backbones"], swiftSettings: settings),
         .target(
             name: "Training",

@@ -17,7 +17,7 @@ BUILD := .build-engine/$(ID)
 LIBRARY := $(BUILD)/libgraft_torch.so
 
 CXX := $(shell scripts/find-cxx.sh)
-CXXFLAGS := -std=c++20 -O2 -g1 -fPIC -Wall -Wextra -D_GLIBCXX_USE_CXX11_ABI=1 $(EXTRA_CXXFLAGS)
+CXXFLAGS := -std=c++20 -O2 -fopenmp-simd -g1 -fPIC -Wall -Wextra -D_GLIBCXX_USE_CXX11_ABI=1 $(EXTRA_CXXFLAGS)
 INCLUDES := -ISources/CTorch/include -ISources/TorchShim \
     -isystem $(HOME_FOLDER)/include -isystem $(HOME_FOLDER)/include/torch/csrc/api/include
 # LibTorch's own OpenMP, under whichever name this wheel gives it, so that kernels share its threads.

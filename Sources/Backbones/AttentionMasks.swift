@@ -61,6 +61,14 @@ final class AttentionMasks {
         return (mask, false)
     }
 
+    /// How many tokens each sees at most, where it sees all earlier ones of this pass but for the window; nil where the
+    /// pass has a mask of its own or keys of earlier passes.
+    func plainWindow(_ slidingWindow: Int?) -> Int? {
+        guard given == nil, past == 0, time > 1 else { return nil }
+        guard let slidingWindow, slidingWindow < time else { return time }
+        return positions == nil ? slidingWindow : nil
+    }
+
     /// The mask of a layer as what is added to scores: zero where attended, else the lowest finite number, so that a
     /// token that sees nothing gets no NaN.
     ///

@@ -42,6 +42,11 @@ extension Backbone {
             .reduce(0) { $0 + $1.frozen.count }
     }
 
+    /// How weights are held: `blocks` where they are quantised ones that are multiplied as they are, else the dtype.
+    public var heldWeights: String {
+        linears.contains { $0.weight.packed != nil } ? "blocks" : "\(dtype)"
+    }
+
     /// A cache for `capacity` tokens.
     public func makeCache(capacity: Int) -> KeyValueCache {
         KeyValueCache(layers: configuration.numHiddenLayers, capacity: capacity)

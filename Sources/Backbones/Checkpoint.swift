@@ -61,9 +61,16 @@ public struct Checkpoint {
     /// - Parameters:
     ///   - dtype: The dtype of weights and activations, `float32` or `bfloat16`.
     ///   - device: Where it goes.
+    ///   - keepsBlocks: Holds quantised matrices as blocks, for generating text on the CPU; see ``PackedMatrix``.
     /// - Throws: `ModelError` when a tensor is missing, superfluous or of another shape than the configuration says.
-    public func backbone(dtype: DType, device: Device = .cpu) throws -> any Backbone {
-        try Llama(configuration, weights: LlamaWeights(source, dtype: dtype, device: device))
+    public func backbone(dtype: DType, device: Device = .cpu, keepsBlocks: Bool = false) throws -> any Backbone {
+        let weights = LlamaWeights(source, dtype: dtype, device: device, keepsBlocks: keepsBlocks)
+        return try Llama(configuration, weights: weights)
+    }
+
+    /// Whether the weights are quantised blocks that can be multiplied as they are.
+    public var hasBlocks: Bool {
+        get throws { try source.names.contains { try source.blocks($0) != nil } }
     }
 
     /// The model's layers without its values, in next to no memory: what an adapter needs to be loaded for merging.

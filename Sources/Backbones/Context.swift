@@ -61,10 +61,18 @@ public struct DropoutSource: Sendable {
     ///   - name: The place in the model, which names the mask.
     /// - Throws: `TorchError` when memory is short.
     public func apply(_ tensor: Tensor, probability: Double, name: String) throws -> Tensor {
-        guard probability > 0 else { return tensor }
+        try mask(for: tensor, probability: probability, name: name).map { try tensor * $0 } ?? tensor
+    }
+
+    /// What ``apply(_:probability:name:)`` multiplies with: zero, or one over the probability of keeping.
+    ///
+    /// - Returns: The tensor's shape and dtype, or nil where nothing is dropped.
+    /// - Throws: `TorchError` when memory is short.
+    public func mask(for tensor: Tensor, probability: Double, name: String) throws -> Tensor? {
+        guard probability > 0 else { return nil }
         let generator = try Generator(seed.stream("dropout/\(pass)/\(name)"), device: tensor.device)
         let mask = try Tensor.empty(tensor.shape, dtype: tensor.dtype, device: tensor.device)
         try call("aten::bernoulli_.float", mask, 1 - probability, generator)
-        return try tensor * (mask / (1 - probability))
+        return try mask / (1 - probability)
     }
 }

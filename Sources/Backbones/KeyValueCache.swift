@@ -41,6 +41,20 @@ public final class KeyValueCache {
         )
     }
 
+    /// Whether the n-th token is at position n.
+    var countsPositions: Bool { positions == nil }
+
+    /// The memory of one layer, `[batch, heads, capacity, dim]` each, taken now where no token has been added.
+    ///
+    /// - Throws: `TorchError` when memory is short.
+    func memory(layer: Int, heads: Int, dimension: Int) throws -> (keys: Tensor, values: Tensor) {
+        if let key = keys[layer], let value = values[layer] { return (key, value) }
+        let shape = [1, heads, capacity, dimension]
+        let new = (keys: try Tensor.empty(shape), values: try Tensor.empty(shape))
+        (keys[layer], values[layer]) = (new.keys, new.values)
+        return new
+    }
+
     /// Notes the positions of the tokens of a pass that begins, before they are counted.
     ///
     /// - Parameters:

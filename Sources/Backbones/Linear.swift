@@ -34,6 +34,17 @@ public protocol LinearAdapter: AnyObject {
     ///   - context: The forward pass.
     /// - Returns: `[..., out]`.
     func output(for input: Tensor, of linear: Linear, in context: Context) throws -> Tensor
+    /// The same output as what is added to the frozen product, where it is no more than a low-rank product.
+    ///
+    /// Layers whose adapters say so are computed together, and faster; then ``output(for:of:in:)`` is not called.
+    ///
+    /// - Returns: The term, or nil (the default) where the adapter does anything else.
+    func lowRankTerm(for input: Tensor, of linear: Linear, in context: Context) throws -> LowRankTerm?
+}
+
+extension LinearAdapter {
+    /// Nothing is known of the adapter.
+    public func lowRankTerm(for input: Tensor, of linear: Linear, in context: Context) throws -> LowRankTerm? { nil }
 }
 
 /// `y = x W^T + b` with a frozen weight and a slot for an adapter.
@@ -54,11 +65,21 @@ public final class Linear {
     public var adapter: (any LinearAdapter)?
 
     /// Makes a layer over frozen tensors.
-    public init(
+    public convenience init(
         path: String, weight: Tensor, bias: Tensor? = nil, role: LinearRole, layer: Int? = nil, heads: HeadLayout? = nil
     ) {
+        self.init(
+            path: path, weight: Parameter(path: path + ".weight", frozen: weight), bias: bias, role: role, layer: layer,
+            heads: heads)
+    }
+
+    /// Makes a layer over a parameter, which may be packed.
+    init(
+        path: String, weight: Parameter, bias: Tensor? = nil, role: LinearRole, layer: Int? = nil,
+        heads: HeadLayout? = nil
+    ) {
         self.path = path
-        self.weight = Parameter(path: path + ".weight", frozen: weight)
+        self.weight = weight
         self.bias = bias.map { Parameter(path: path + ".bias", frozen: $0) }
         self.role = role
         self.layer = layer
@@ -72,18 +93,39 @@ public final class Linear {
     /// The tensors of the layer.
     public var parameters: [Parameter] { [weight] + (bias.map { [$0] } ?? []) }
 
+    /// Whether weight and bias are plain tensors, no gradient flows into them, and nothing stands in for them.
+    var isFrozen: Bool {
+        parameters.allSatisfy { $0.packed == nil && $0.replacement == nil && !$0.frozen.requiresGrad }
+    }
+
     /// The product without the adapter, `[..., in]` to `[..., out]`.
     ///
     /// - Throws: `TorchError` when the input's size differs.
     public func base(_ input: Tensor) throws -> Tensor {
-        try linear(input, weight.value(), bias?.value())
+        try product(input, weight, bias)
+    }
+
+    /// The product with the weight alone, `[..., in]` to `[..., out]`.
+    ///
+    /// - Throws: `TorchError` when the input's size differs.
+    public func unbiased(_ input: Tensor) throws -> Tensor { try product(input, weight, nil) }
+
+    private func product(_ input: Tensor, _ weight: Parameter, _ bias: Parameter?) throws -> Tensor {
+        // Blocks are multiplied as they are, unless a gradient must pass through.
+        if let packed = weight.packed, weight.replacement == nil, !(isGradEnabled && input.requiresGrad) {
+            let product = try packed.product(input)
+            return try bias.map { try product + $0.value() } ?? product
+        }
+        guard isFrozen, runsOwnKernels(input), weight.frozen.dtype == input.dtype else {
+            return try linear(input, weight.value(), bias?.value())
+        }
+        return try frozenLinears([FrozenLinear(weight: weight.frozen, bias: bias?.frozen)], input)[0]
     }
 
     /// The product as the model uses it, `[..., in]` to `[..., out]`.
     ///
     /// - Throws: `TorchError` when the input's size differs; what the adapter throws.
     public func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
-        guard let adapter, context.usesAdapters else { return try context.observed(base(input), path) }
-        return try context.observed(adapter.output(for: input, of: self, in: context), path)
+        try Linear.outputs(of: [self], for: input, context)[0]
     }
 }

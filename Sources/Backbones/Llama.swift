@@ -16,6 +16,9 @@ public final class Llama: Backbone {
     private let embedTokens: Parameter
     private let blocks: [LlamaBlock]
     private let norm: RMSNorm
+    /// The way of one text through a packed model.
+    private lazy var packedDecoder = PackedDecoder(
+        configuration, embedding: embedTokens, blocks: blocks.map(\.parts), norm: norm.weight)
 
     /// Builds the model over the tensors of a checkpoint.
     ///
@@ -28,8 +31,7 @@ public final class Llama: Backbone {
         dtype = weights.dtype
         device = weights.device
         let vocabulary = [configuration.vocabSize, configuration.hiddenSize]
-        let embedding = try weights.tensor("model.embed_tokens.weight", vocabulary)
-        embedTokens = Parameter(path: "model.embed_tokens.weight", frozen: embedding)
+        embedTokens = try weights.matrix("model.embed_tokens.weight", vocabulary)
         // No room is taken in advance: the count is only believed layer by layer.
         var blocks: [LlamaBlock] = []
         for layer in 0..<configuration.numHiddenLayers {
@@ -37,10 +39,10 @@ public final class Llama: Backbone {
         }
         self.blocks = blocks
         norm = try weights.norm("model.norm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
-        head = Linear(
-            path: "lm_head",
-            weight: configuration.tieWordEmbeddings ? embedding : try weights.tensor("lm_head.weight", vocabulary),
-            role: .head)
+        let projection =
+            try configuration.tieWordEmbeddings
+            ? embedTokens.sharing(path: "lm_head.weight") : weights.matrix("lm_head.weight", vocabulary)
+        head = Linear(path: "lm_head", weight: projection, role: .head)
         try weights.requireEverythingUsed(tied: configuration.tieWordEmbeddings)
     }
 
@@ -57,6 +59,7 @@ public final class Llama: Backbone {
     /// - Throws: `ModelError` when the ids are no batch, packed rows do not fit them, or the cache is full; `TorchError`
     ///   when an id is unknown.
     public func hiddenStates(_ ids: Tensor, _ context: Context) throws -> Tensor {
+        if let states = try packedDecoder?.states(after: ids, context) { return states }
         guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
         try context.segments?.requireFit(ids, context)
         let past = context.cache?.length ?? 0
@@ -71,10 +74,12 @@ public final class Llama: Backbone {
         let masks = AttentionMasks(
             time: time, past: past, given: context.mask, positions: keyPositions.map { (positions, $0) },
             segments: context.segments, device: device)
-        var states = try context.observed(embedding(ids, embedTokens.value()), embedTokens.modulePath)
-        for block in blocks { states = try block(states, rotary, masks, context) }
+        var states = try context.observed(embedTokens.rows(ids), embedTokens.modulePath)
+        // What a sublayer computes is added to the stream by the norm that follows.
+        var delta: Tensor?
+        for block in blocks { (states, delta) = try block(states, adding: delta, rotary, masks, context) }
         context.cache?.advance(by: time)
-        return try norm(states, context)
+        return try norm(states, adding: delta, context).normed
     }
 }
 
@@ -98,15 +103,27 @@ private final class LlamaBlock {
 
     var linears: [Linear] { attention.linears + mlp.linears }
 
+    var parts: PackedDecoder.Block {
+        PackedDecoder.Block(
+            linears: linears, inputNorm: inputNorm.weight, attentionNorm: postAttentionNorm.weight,
+            queryNorm: attention.queryNorm?.weight, keyNorm: attention.keyNorm?.weight)
+    }
+
     var parameters: [Parameter] {
         attention.parameters + mlp.linears.flatMap(\.parameters) + [inputNorm.weight, postAttentionNorm.weight]
     }
 
+    /// Returns the stream, and what is still to be added to it.
     func callAsFunction(
-        _ states: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
-    ) throws -> Tensor {
-        let attended = try states + attention(inputNorm(states, context), rotary, masks, context)
-        return try context.observed(attended + mlp(postAttentionNorm(attended, context), context), path)
+        _ states: Tensor, adding delta: Tensor?, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks,
+        _ context: Context
+    ) throws -> (states: Tensor, delta: Tensor?) {
+        let input = try inputNorm(states, adding: delta, context)
+        let attended = try postAttentionNorm(
+            input.sum, adding: attention(input.normed, rotary, masks, context), context)
+        let output = try mlp(attended.normed, context)
+        guard context.observer != nil else { return (attended.sum, output) }
+        return (try context.observed(attended.sum + output, path), nil)
     }
 }
 
@@ -116,8 +133,8 @@ private final class LlamaAttention {
     private let key: Linear
     private let value: Linear
     private let output: Linear
-    private let queryNorm: RMSNorm?
-    private let keyNorm: RMSNorm?
+    let queryNorm: RMSNorm?
+    let keyNorm: RMSNorm?
     private let path: String
     private let layer: Int
     private let headDimension: Int
@@ -159,9 +176,10 @@ private final class LlamaAttention {
     func callAsFunction(
         _ input: Tensor, _ rotary: (cos: Tensor, sin: Tensor), _ masks: AttentionMasks, _ context: Context
     ) throws -> Tensor {
-        let queries = try RotaryEmbedding.rotate(heads(query(input, context), queryNorm, context), rotary)
-        var keys = try RotaryEmbedding.rotate(heads(key(input, context), keyNorm, context), rotary)
-        var values = try heads(value(input, context), nil, context)
+        let projected = try Linear.outputs(of: [query, key, value], for: input, context)
+        var (queries, keys) = try RotaryEmbedding.rotate(
+            heads(projected[0], queryNorm, context), heads(projected[1], keyNorm, context), rotary)
+        var values = try heads(projected[2], nil, context)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: layer) }
         let attended = try context.observed(attendInRows(queries, keys, values, masks), path)
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
@@ -172,6 +190,10 @@ private final class LlamaAttention {
     private func attendInRows(
         _ queries: Tensor, _ keys: Tensor, _ values: Tensor, _ masks: AttentionMasks
     ) throws -> Tensor {
+        if let window = masks.plainWindow(slidingWindow), try hasCausalAttention(queries) {
+            return try causalAttention(
+                query: queries, key: keys, value: values, window: window, lengths: masks.segments ?? [])
+        }
         guard let lengths = masks.segments, lengths.count > 1 else { return try attend(queries, keys, values, masks) }
         // Splitting once has one backward step for all rows; views one by one would have one of the full size each.
         let (queries, keys, values) = (
@@ -234,7 +256,8 @@ private final class LlamaMLP {
     var linears: [Linear] { [gate, up, down] }
 
     func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
-        let product = try silu(gate(input, context)) * up(input, context)
+        let inner = try Linear.outputs(of: [gate, up], for: input, context)
+        let product = try swiglu(gate: inner[0], up: inner[1])
         return try down(context.observed(product, path + ".act_fn"), context)
     }
 }

@@ -21,8 +21,17 @@ public final class RMSNorm {
     ///
     /// - Throws: `TorchError` when the last size differs from the weight's.
     public func callAsFunction(_ input: Tensor) throws -> Tensor {
-        let wide = try input.to(dtype: .float32)
-        let scale = try (wide.squared().mean([-1], keepingDimensions: true) + epsilon).reciprocalSquareRoot()
-        return try (wide * scale).to(dtype: input.dtype) * weight.value()
+        try rmsNorm(input, weight: weight.value(), epsilon: epsilon)
+    }
+
+    /// The sum of two tensors and its norm.
+    ///
+    /// - Throws: `TorchError` when the shapes differ or the last size is not the weight's.
+    func callAsFunction(
+        _ input: Tensor, adding delta: Tensor?, _ context: Context
+    ) throws -> (sum: Tensor, normed: Tensor) {
+        guard let delta else { return (input, try self(input, context)) }
+        let result = try addedRMSNorm(input, delta, weight: weight.value(), epsilon: epsilon)
+        return (result.sum, try context.observed(result.normed, weight.modulePath))
     }
 }

@@ -53,7 +53,7 @@ public struct RotaryEmbedding: Sendable {
         self.scaling = scaling
     }
 
-    /// Cosines and sines of positions, as ``rotate(_:_:)`` takes them.
+    /// Cosines and sines of positions, as ``rotate(_:_:_:)`` takes them.
     ///
     /// - Parameters:
     ///   - positions: int64 `[batch, time]` or `[time]`.
@@ -75,13 +75,23 @@ public struct RotaryEmbedding: Sendable {
         )
     }
 
-    /// Rotates queries or keys, `[batch, heads, time, dim]`.
+    /// Cosines and sines of positions, one for each pair of features, position by position; not negated.
+    ///
+    /// - Parameter length: One more than the largest position.
+    func pairs(positions: Range<Int>, length: Int) -> (cos: [Float], sin: [Float]) {
+        let factor = Float(attentionFactor)
+        let frequencies = inverseFrequencies(length: length).map { Float($0) }
+        let angles = positions.flatMap { position in frequencies.map { Float(position) * $0 } }
+        return (angles.map { cos($0) * factor }, angles.map { sin($0) * factor })
+    }
+
+    /// Rotates queries and keys, `[batch, heads, time, dim]`.
     ///
     /// - Throws: `TorchError` when sizes differ.
-    public static func rotate(_ states: Tensor, _ table: (cos: Tensor, sin: Tensor)) throws -> Tensor {
-        // (first, second) becomes first cos - second sin, second cos + first sin: the halves change places.
-        let turned = try callTensor("aten::roll", states, [states.size(-1) / 2], [-1])
-        return try callTensor("aten::addcmul", states * table.cos, turned, table.sin)
+    public static func rotate(
+        _ queries: Tensor, _ keys: Tensor, _ table: (cos: Tensor, sin: Tensor)
+    ) throws -> (queries: Tensor, keys: Tensor) {
+        try rotated(queries: queries, keys: keys, cos: table.cos, sin: table.sin)
     }
 
     private var attentionFactor: Double {

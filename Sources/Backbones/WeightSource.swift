@@ -15,9 +15,15 @@ public protocol WeightSource {
     ///
     /// - Throws: `FormatError`, `ModelError` or `TorchError` when the tensor cannot be read.
     func tensor(_ name: String, dtype: DType) throws -> Tensor
+    /// The tensor as quantised blocks, or nil where it is not stored as a matrix of blocks that can be multiplied.
+    ///
+    /// - Throws: `FormatError` when the tensor cannot be read.
+    func blocks(_ name: String) throws -> Dequantiser?
 }
 
 extension WeightSource {
+    /// Nil.
+    public func blocks(_ name: String) throws -> Dequantiser? { nil }
     /// Nil.
     public func storedDType(of name: String) -> DType? { nil }
 }
@@ -63,6 +69,13 @@ struct GGUFSource: WeightSource {
     func tensor(_ name: String, dtype: DType) throws -> Tensor {
         guard let tensor = stored[name] else { throw ModelError("\(path): the tensor \"\(name)\" is missing") }
         return try tensor.tensor(dtype: dtype, order: order(of: name))
+    }
+
+    func blocks(_ name: String) throws -> Dequantiser? {
+        guard let tensor = stored[name], tensor.shape.count == 2,
+            PackedMatrix.canPack(tensor.type, columns: tensor.shape[1])
+        else { return nil }
+        return try tensor.dequantiser(order: order(of: name))
     }
 
     private func order(of name: String) -> RowOrder {
@@ -117,16 +130,32 @@ public final class LlamaWeights {
     /// Where they go.
     public let device: Device
     private let source: any WeightSource
+    private let keepsBlocks: Bool
     private var used: Set<String> = []
 
-    /// Opens the door to a checkpoint.
-    public init(_ source: any WeightSource, dtype: DType, device: Device = .cpu) {
+    /// Opens the door to a checkpoint; `keepsBlocks` holds quantised matrices as the blocks that they are.
+    public init(_ source: any WeightSource, dtype: DType, device: Device = .cpu, keepsBlocks: Bool = false) {
         self.source = source
+        self.keepsBlocks = keepsBlocks && device == .cpu
         self.dtype = dtype
         self.device = device
     }
 
     func tensor(_ name: String, _ shape: [Int]) throws -> Tensor {
+        try check(name, shape)
+        return try source.tensor(name, dtype: dtype).to(device: device)
+    }
+
+    /// A matrix, packed where that is wanted and possible.
+    func matrix(_ name: String, _ shape: [Int]) throws -> Parameter {
+        if keepsBlocks, source.shape(of: name) == shape, let blocks = try source.blocks(name) {
+            used.insert(name)
+            return try Parameter(path: name, packed: PackedMatrix(blocks, threads: Machine.threads()))
+        }
+        return Parameter(path: name, frozen: try tensor(name, shape))
+    }
+
+    private func check(_ name: String, _ shape: [Int]) throws {
         guard let found = source.shape(of: name) else {
             throw ModelError(
                 "\(source.path): the tensor \"\(name)\" is missing.\(suggestion(for: name, in: source.names))")
@@ -136,7 +165,6 @@ public final class LlamaWeights {
                 "\(source.path): the tensor \"\(name)\" has shape \(found), the configuration says \(shape)")
         }
         used.insert(name)
-        return try source.tensor(name, dtype: dtype).to(device: device)
     }
 
     func norm(_ path: String, _ shape: [Int], epsilon: Double) throws -> RMSNorm {
@@ -148,7 +176,7 @@ public final class LlamaWeights {
         heads: HeadLayout? = nil
     ) throws -> Linear {
         Linear(
-            path: path, weight: try tensor(path + ".weight", [out, inputs]),
+            path: path, weight: try matrix(path + ".weight", [out, inputs]),
             bias: hasBias ? try tensor(path + ".bias", [out]) : nil, role: role, layer: layer, heads: heads)
     }
 

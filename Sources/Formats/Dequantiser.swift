@@ -80,6 +80,17 @@ public struct Dequantiser: Sendable {
         }
     }
 
+    /// Calls `body` with the place of each row of the result in the file.
+    package func withRows(_ body: (UnsafeBufferPointer<UnsafePointer<UInt8>?>) -> Void) {
+        withExtendedLifetime(bytes.file) {
+            guard let base = bytes.bytes.bindMemory(to: UInt8.self).baseAddress else { return }
+            let places: [UnsafePointer<UInt8>?] = (0..<rows).map { row in
+                base + order.sourceRow(of: row, rows: rows) * rowBytes
+            }
+            places.withUnsafeBufferPointer(body)
+        }
+    }
+
     /// Number of processors that this process may use.
     public static var processorCount: Int { ProcessInfo.processInfo.activeProcessorCount }
 

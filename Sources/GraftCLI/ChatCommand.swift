@@ -20,12 +20,14 @@ struct ChatCommand: ParsableCommand {
     @OptionGroup(title: "Sampling") var sampling: SamplingOptions
 
     func run() throws {
-        let model = try options.load()
+        let model = try options.load(keepsBlocks: true)
         // Without a template there is no conversation; say so before the first message is typed.
         _ = try model.promptTokens(ChatConversation([ChatMessage(role: "user", content: "?")]))
         var conversation = Conversation(model: model, system: system, settings: sampling.settings())
         if InputLines.isInteractive { Output.note("\(model.name): type a message, or /help") }
-        while let line = try nextLine() {
+        var number = 0
+        while let line = try nextLine(number: number + 1) {
+            number += 1
             switch ChatLine(line) {
             case .nothing: continue
             case .message(let text): try conversation.answer(text)
@@ -39,9 +41,9 @@ struct ChatCommand: ParsableCommand {
         }
     }
 
-    private func nextLine() throws -> String? {
+    private func nextLine(number: Int) throws -> String? {
         if InputLines.isInteractive { try Output.write("> ") }
-        let line = try InputLines.next()
+        let line = try InputLines.next(number: number)
         if line == nil, InputLines.isInteractive { try Output.write("\n") }
         return line
     }

@@ -95,6 +95,7 @@ private struct MachineFacts {
             "processor": Self.processor().map { .string($0) } ?? .null,
             "matrix_units": JSON(Machine.matrixFeatures.map { .string($0) }),
             "auto_dtype": .string("\(Precision.auto.dtype(on: .cpu))"),
+            "block_products": .string(PackedMatrix.kernels),
             "cores": JSON(ProcessInfo.processInfo.activeProcessorCount),
             "memory_bytes": JSON(memory.total), "memory_free_bytes": memory.available.map { JSON($0) } ?? .null,
         ]

@@ -52,6 +52,7 @@ enum Failure {
         case is ModelError, is TokenizerError, is TemplateError, is PEFTError, is RunFolderError, is ScheduleError:
             ExitStatus.badInput
         case is InputError, is TrainingError: ExitStatus.badInput
+        case let error as ProcessGroupError: error.isOfLaunch ? ExitStatus.badInput : ExitStatus.failed
         case is ExitCode, is CleanExit, is ValidationError: nil
         case is TorchError, is TrainingFailure: ExitStatus.failed
         default: GraftCommand.exitCode(for: error) == .failure ? ExitStatus.failed : nil

@@ -37,7 +37,7 @@ struct GenerateCommand: ParsableCommand {
     func run() throws {
         let clock = ContinuousClock()
         let start = clock.now
-        let model = try options.load()
+        let model = try options.load(keepsBlocks: true)
         let ids = try promptTokens(model)
         let loadSeconds = (clock.now - start) / .seconds(1)
         let generator = TextGenerator(model.backbone, tokenizer: model.tokenizer)
@@ -45,7 +45,7 @@ struct GenerateCommand: ParsableCommand {
             if !json { try Output.write(piece) }
             return true
         }
-        if json { return try Output.write(result.json(loadSeconds: loadSeconds)) }
+        if json { return try Output.write(result.json(loadSeconds: loadSeconds, weights: model.backbone.heldWeights)) }
         if result.text.last?.isNewline != true { try Output.write("\n") }
         if Output.isInteractive { Output.note(result.report.line) }
     }
@@ -67,10 +67,11 @@ extension GenerationReport {
 }
 
 extension GeneratedText {
-    fileprivate func json(loadSeconds: Double) -> JSON {
+    fileprivate func json(loadSeconds: Double, weights: String) -> JSON {
         [
             "text": .string(text), "ids": JSON(tokens.map { JSON($0) }), "prompt_tokens": JSON(report.promptTokens),
             "generated_tokens": JSON(report.generatedTokens), "stop_reason": .string(report.stopReason.description),
+            "weights": .string(weights),
             "load_seconds": JSON(loadSeconds), "first_token_seconds": JSON(report.secondsToFirstToken),
             "generate_seconds": JSON(report.seconds), "tokens_per_second": JSON(report.tokensPerSecond),
         ]

@@ -18,8 +18,9 @@ enum InputLines {
     ///
     /// A carriage return stays: it belongs to the line.
     ///
+    /// - Parameter number: The line's number, for the error.
     /// - Throws: `InputError` when the line is not UTF-8.
-    static func next() throws -> String? {
+    static func next(number: Int) throws -> String? {
         var memory: UnsafeMutablePointer<CChar>?
         var capacity = 0
         let count = getline(&memory, &capacity, stdin)
@@ -28,8 +29,7 @@ enum InputLines {
         var bytes = UnsafeRawBufferPointer(start: memory, count: count)[...]
         if bytes.last == UInt8(ascii: "\n") { bytes.removeLast() }
         guard let line = String(validating: bytes, as: UTF8.self) else {
-            throw InputError(
-                "standard input: a line is not text in UTF-8: \(String(decoding: bytes.prefix(60), as: UTF8.self))")
+            throw InputError("standard input, line \(number): this is not text in UTF-8; convert it first")
         }
         return line
     }

@@ -25,10 +25,11 @@ struct ModelOptions: ParsableArguments {
 
     /// Loads the model and puts the adapter to work in it.
     ///
+    /// - Parameter keepsBlocks: With `--dtype auto`, leaves quantised weights packed.
     /// - Throws: What is wrong with the model or the adapter, or what the machine lacks.
-    func load() throws -> LanguageModel {
+    func load(keepsBlocks: Bool = false) throws -> LanguageModel {
         if let threads { try Machine.setThreads(threads) }
-        let model = try LanguageModel.load(model, dtype: dtype, device: device)
+        let model = try LanguageModel.load(model, dtype: dtype, device: device, keepsBlocks: keepsBlocks)
         if let adapter { _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone) }
         return model
     }

@@ -30,6 +30,9 @@ struct SamplingOptions: ParsableArguments {
             throw ValidationError("--temperature must be 0 or a positive number.")
         }
         if let topK, topK < 1 { throw ValidationError("--top-k must be at least 1.") }
+        if temperature == 0, topK != nil || topP < 1 {
+            throw ValidationError("--top-k and --top-p choose what is drawn from: give a --temperature above 0, too.")
+        }
         guard topP > 0, topP <= 1 else { throw ValidationError("--top-p must be above 0 and at most 1.") }
         guard repetitionPenalty > 0, repetitionPenalty.isFinite else {
             throw ValidationError("--repetition-penalty must be a positive number.")

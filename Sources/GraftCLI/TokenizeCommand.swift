@@ -21,7 +21,7 @@ struct TokenizeCommand: ParsableCommand {
         let tokenizer = try Tokenizer(ofModel: model)
         var buffer = ""
         var number = 0
-        while let line = try InputLines.next() {
+        while let line = try InputLines.next(number: number + 1) {
             number += 1
             buffer +=
                 decode ? try text(of: line, number, tokenizer) : JSON(tokenizer.encode(line).map { JSON($0) }).compact

@@ -29,11 +29,17 @@ struct TrainCommand: ParsableCommand {
     @Flag(help: "Show the plan and the first row with the tokens that are learnt marked; train nothing.")
     var dryRun = false
 
+    @Flag(help: "Show where a step's time and memory go, and write it and a trace for Chrome to the run folder.")
+    var profile = false
+
     @Flag(help: "Write JSON.")
     var json = false
 
     func validate() throws {
         if resume && dryRun { throw ValidationError("--resume and --dry-run do not go together.") }
+        if profile && (resume || dryRun) {
+            throw ValidationError("--profile goes with a new run: leave out --resume and --dry-run.")
+        }
         if resume && recipe != nil {
             throw ValidationError("--resume uses the recipe in the output folder: leave out --recipe.")
         }
@@ -46,11 +52,14 @@ struct TrainCommand: ParsableCommand {
             return try json ? Output.write(plan.json) : Output.write(plan.text(isColoured: Output.hasColour))
         }
         guard let output else { throw ValidationError("Give --output, the folder of the run (or --dry-run).") }
+        let measured = profile ? StepProfile() : nil
         let result =
-            try resume ? Trainer.resume(output, recipe: recipe) : Trainer.run(recipe, output: output)
+            try resume
+            ? Trainer.resume(output, recipe: recipe) : Trainer.run(recipe, output: output, profile: measured)
         // Of several processes that share a run, one speaks.
         if try LaunchEnvironment.current()?.rank ?? 0 == 0 {
             try json ? Output.write(result.json) : Output.write(Self.text(result))
+            if let measured, !json { try Output.write("\n" + measured.text) }
         }
         if result.isInterrupted { throw ExitCode(ExitStatus.interrupted) }
     }

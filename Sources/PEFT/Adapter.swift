@@ -159,7 +159,7 @@ public final class Adapter {
         try requireFree()
         let weights = try updates.map { linear, update in
             try withoutGrad {
-                try update.merged(into: linear.weight.frozen.to(dtype: .float32)).detached()
+                try update.merged(into: linear.weight.values(dtype: .float32)).detached()
                     .to(dtype: linear.weight.frozen.dtype)
             }
         }
@@ -230,7 +230,8 @@ public final class Adapter {
     public func merged(_ parameter: Parameter, pretrained: Tensor? = nil) throws -> Tensor? {
         try withoutGrad {
             if let update = updates.first(where: { $0.linear.weight === parameter })?.update {
-                return try update.merged(into: (pretrained ?? parameter.frozen).to(dtype: .float32)).detached()
+                let weight = try pretrained?.to(dtype: .float32) ?? parameter.values(dtype: .float32)
+                return try update.merged(into: weight).detached()
             }
             return try copies.first { $0.parameter === parameter }?.tensor.detached()
         }
@@ -247,7 +248,7 @@ public final class Adapter {
         case .adapted: biases = adapted.compactMap(\.bias)
         }
         chosen += biases.filter { bias in !chosen.contains { $0 === bias } }
-        return try chosen.map { ($0, try $0.frozen.to(dtype: .float32).cloned().requiringGrad()) }
+        return try chosen.map { ($0, try $0.values(dtype: .float32).cloned().requiringGrad()) }
     }
 
     /// peft puts the tensors of an adapted layer itself below `base_layer`.

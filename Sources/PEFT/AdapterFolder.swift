@@ -43,7 +43,7 @@ extension Adapter {
     /// - Throws: `FormatError` when a file is missing or broken; `PEFTError` when settings are not supported, or when
     ///   file and model do not agree.
     public static func load(from folder: String, onto backbone: any Backbone) throws -> Adapter {
-        try load(from: folder, onto: backbone) { $0.frozen }
+        try load(from: folder, onto: backbone) { try $0.values(dtype: .float32) }
     }
 
     /// As the public form, for a model whose pretrained values come from elsewhere.

@@ -47,9 +47,21 @@ public protocol LowRankUpdate: AdditiveUpdate {
     ///
     /// - Returns: `down [rank, in]` and `up [out, rank]`.
     func factors() throws -> (down: Tensor, up: Tensor)
+    /// What the layer's output has beyond the frozen product, which lets layers be computed together.
+    ///
+    /// An update with an ``WeightUpdate/output(for:of:in:)`` of its own has to have this, too: nil where the output is
+    /// not the frozen product plus one such term.
+    func term(for input: Tensor, of linear: Linear, in context: Context) throws -> LowRankTerm?
 }
 
 extension LowRankUpdate {
+    /// The factors, with dropout's mask in training.
+    public func term(for input: Tensor, of linear: Linear, in context: Context) throws -> LowRankTerm? {
+        let (down, up) = try factors()
+        let mask = try context.dropout?.mask(for: input, probability: dropout, name: linear.path)
+        return LowRankTerm(down: down, up: up, scale: scale, mask: mask)
+    }
+
     /// `scale * (x down^T) up^T`, with products in the input's dtype.
     public func callAsFunction(_ input: Tensor) throws -> Tensor { try product(input, factors()) }
 
@@ -77,5 +89,9 @@ final class WeightSlot: LinearAdapter {
 
     func output(for input: Tensor, of linear: Linear, in context: Context) throws -> Tensor {
         try update.output(for: input, of: linear, in: context)
+    }
+
+    func lowRankTerm(for input: Tensor, of linear: Linear, in context: Context) throws -> LowRankTerm? {
+        try (update as? any LowRankUpdate)?.term(for: input, of: linear, in: context)
     }
 }

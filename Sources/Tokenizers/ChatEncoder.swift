@@ -31,8 +31,10 @@ public struct ChatEncoder: Sendable {
 
     /// The tokens of a whole conversation, those that reach into a turn of the assistant supervised.
     ///
-    /// - Throws: ``TemplateError`` when the template refuses the conversation or a turn's place is unknown.
+    /// - Throws: ``TemplateError`` when the template refuses the conversation, leaves out its tools, calls of tools or
+    ///   reasoning, or a turn's place is unknown.
     public func example(_ conversation: ChatConversation) throws -> Example {
+        try template.requireAllIsWritten(of: conversation)
         let rendered = try template.renderWithAssistantSpans(conversation)
         let encoding = try encode(rendered.text)
         var spans = rendered.spans[...]

@@ -11,6 +11,9 @@ public struct ChatTemplate: Sendable {
     /// The tokens as text that may end an assistant's turn.
     public let endOfTurnTokens: [String]
 
+    /// The fields that not every template writes and that this one's source does not even name.
+    let unnamedFields: Set<String>
+
     private let statements: [JinjaStatement]
     /// The variables that are the same for all conversations.
     private let constants: [String: JinjaValue]
@@ -25,6 +28,7 @@ public struct ChatTemplate: Sendable {
     public init(source: String, specialTokens: [String: String] = [:], endOfTurnTokens: [String] = []) throws {
         self.source = source
         self.endOfTurnTokens = endOfTurnTokens
+        unnamedFields = Set(Self.optionalFields.filter { !source.contains($0) })
         statements = try JinjaParser.parse(source)
         constants = specialTokens.mapValues { .string($0) }
     }

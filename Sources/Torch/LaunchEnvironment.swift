@@ -51,13 +51,13 @@ public struct LaunchEnvironment: Sendable, Equatable {
         func number(_ name: String, _ range: ClosedRange<Int>, _ default: Int? = nil) throws -> Int {
             guard let text = value(name) else {
                 if let `default` { return `default` }
-                throw ProcessGroupError(
+                throw ProcessGroupError.launch(
                     "\(name) is not set, but WORLD_SIZE is; start every process with torchrun, or set RANK, WORLD_SIZE, "
                         + "MASTER_ADDR and MASTER_PORT")
             }
             guard let number = Int(text), range.contains(number) else {
                 let end = range.upperBound == .max ? "" : " to \(range.upperBound)"
-                throw ProcessGroupError(
+                throw ProcessGroupError.launch(
                     "\(name) is \"\(text)\"; expected a whole number from \(range.lowerBound)\(end)")
             }
             return number
@@ -69,7 +69,7 @@ public struct LaunchEnvironment: Sendable, Equatable {
         localRank = try number("LOCAL_RANK", 0...(worldSize - 1), 0)
         masterPort = try number("MASTER_PORT", 1...65_535)
         guard let address = value("MASTER_ADDR") else {
-            throw ProcessGroupError(
+            throw ProcessGroupError.launch(
                 "MASTER_ADDR is not set, but WORLD_SIZE is; give the name or address of the machine of rank 0")
         }
         masterAddress = address

@@ -196,10 +196,19 @@ public struct ProcessGroupError: Error, CustomStringConvertible, Sendable, Equat
     public let description: String
     /// The ranks that are gone or too slow; empty where none is known.
     public private(set) var ranks: [Int] = []
+    /// Whether what the launcher said is wrong, so that nothing has begun.
+    public private(set) var isOfLaunch = false
 
     /// Makes an error from a sentence.
     public init(_ description: String) {
         self.description = description
+    }
+
+    /// An error in what the launcher said.
+    static func launch(_ description: String) -> ProcessGroupError {
+        var error = ProcessGroupError(description)
+        error.isOfLaunch = true
+        return error
     }
 
     /// Puts the engine's finding into a sentence.

@@ -132,6 +132,7 @@ void release(void *data) {
 class CachingAllocator final : public c10::Allocator {
  public:
     c10::DataPtr allocate(size_t bytes) override {
+        noteAllocation(bytes);
         void *data = bytes < kSmallest || keepers == 0 ? c10::alloc_cpu(bytes) : cache().take(bytes);
         return {data, data, &release, c10::Device(c10::kCPU)};
     }

@@ -61,6 +61,10 @@ int32_t attachFunction(const char *name, const CTTensor *outputs, int32_t output
                        int32_t inputCount, CTBackward backward, CTRelease release, void *context,
                        CTTensor *attached);
 
+// Profile.cpp
+/// Counts memory that an operator asks for, while a profile is made.
+void noteAllocation(size_t bytes);
+
 // BlockCache.cpp
 void setKeepsBlocks(bool keeps);
 

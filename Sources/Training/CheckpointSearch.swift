@@ -18,8 +18,8 @@ extension TrainingCheckpoint {
             }
             guard found.data == data else {
                 throw TrainingError(
-                    "the data have changed since \(place.path) was written; resume with the same rows, or begin another run"
-                )
+                    "the data have changed since \(place.path) was written; \(folder.layout.data) says what the run learns "
+                        + "from: resume with the same rows, or begin another run")
             }
             guard found.recipe == recipe else {
                 throw TrainingError(

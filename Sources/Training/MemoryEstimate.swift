@@ -39,9 +39,14 @@ package struct MemoryEstimate {
         optimiser = 2 * trained
         let layers = ActivationCount(backbone, adapter)
         activations = tokens * layers.bytesPerToken + supervised * backbone.configuration.hiddenSize * 3 * layers.width
-        // The head's output, its fp32 copy where that is another tensor, the exponentials, and the copy to multiply with.
         let chunk = min(supervised * 4 * backbone.configuration.vocabSize, SupervisedObjective.defaultChunkBytes)
-        logits = layers.width == 4 ? 2 * chunk : 3 * chunk
+        if runsOwnKernels(backbone.dtype, on: backbone.device) {
+            // The gradient is written over the head's output.
+            logits = chunk * layers.width / 4
+        } else {
+            // The head's output, its fp32 copy where that is another tensor, the exponentials, the copy to multiply with.
+            logits = layers.width == 4 ? 2 * chunk : 3 * chunk
+        }
     }
 
     /// All that comes on top of the loaded model with its adapter.
@@ -63,6 +68,7 @@ private struct ActivationCount {
         let configuration = backbone.configuration
         let width = backbone.dtype.byteCount
         self.width = width
+        let hasOwnKernels = runsOwnKernels(backbone.dtype, on: backbone.device)
         let heads = configuration.headDim * configuration.numAttentionHeads
         let keyHeads = configuration.headDim * configuration.numKeyValueHeads
         // Before the first adapted layer nothing needs a gradient.
@@ -71,14 +77,17 @@ private struct ActivationCount {
         var bytes = 0
         for layer in first..<max(first, configuration.numHiddenLayers) {
             let adapted = adapter.updates.filter { $0.linear.layer == layer }
-            // Two norms keep their fp32 input; scores keep queries, keys, values, output and a sum a head.
-            bytes += 2 * 4 * configuration.hiddenSize
+            // Two norms keep their input, the portable ones in fp32.
+            bytes += 2 * (hasOwnKernels ? width : 4) * configuration.hiddenSize
+            // Scores keep queries, keys, values, output and a sum a head.
             bytes += width * 2 * (heads + keyHeads) + 4 * configuration.numAttentionHeads
-            // The gate before and after its activation, and what it is multiplied with.
-            bytes += width * 3 * configuration.intermediateSize
+            // The gate, what it is multiplied with, and from the portable operators the gate's activation.
+            bytes += width * (hasOwnKernels ? 2 : 3) * configuration.intermediateSize
             bytes += Self.inputs(adapted.map(\.linear), width)
             for (linear, update) in adapted {
-                if update.dropout > 0 { bytes += 2 * width * linear.inFeatures }
+                // Dropout's mask, and what it leaves where the two are not multiplied again.
+                let isTogether = hasOwnKernels && update is any LowRankUpdate
+                if update.dropout > 0 { bytes += (isTogether ? 1 : 2) * width * linear.inFeatures }
                 // A changed weight's product is scaled or masked as a whole.
                 if !(update is any AdditiveUpdate) { bytes += width * linear.outFeatures }
             }

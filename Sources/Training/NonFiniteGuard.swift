@@ -87,7 +87,9 @@ struct NonFiniteGuard {
     private func culprit(in module: String) throws -> Culprit? {
         for parameter in model.backbone.parameters where parameter.modulePath == module {
             // A copy that is trained has its own name below.
-            if parameter.replacement == nil, try !parameter.frozen.isAllFinite() { return .pretrained(parameter.path) }
+            if parameter.replacement == nil, parameter.packed == nil, try !parameter.frozen.isAllFinite() {
+                return .pretrained(parameter.path)
+            }
         }
         let broken = try adapter.trainables.filter { try !$0.tensor.isAllFinite() }.map(\.name)
         return (broken.first { $0.contains(module + ".") } ?? broken.first).map { .trained($0) }

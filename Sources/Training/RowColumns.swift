@@ -8,8 +8,8 @@ import Tokenizers
 struct RowColumns {
     /// The forms of rows: keys that belong together, those that may be missing last.
     static let forms: [(required: [String], optional: [String])] = [
-        (["text"], []), (["prompt", "completion"], []), (["messages"], ["tools", "chat_template_kwargs"]), (["instruction", "output"], ["input"]),
-        (["conversations"], []),
+        (["text"], []), (["prompt", "completion"], []), (["messages"], ["tools", "chat_template_kwargs"]),
+        (["instruction", "output"], ["input"]), (["conversations"], []),
     ]
     /// The keys of a conversation with what its template needs beside the messages.
     static let conversationKeys: Set = ["messages", "tools", "chat_template_kwargs"]

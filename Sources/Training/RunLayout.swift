@@ -8,6 +8,7 @@ import Foundation
 ///     metrics.jsonl                  a line a step
 ///     events.out.tfevents.*          the same curves for TensorBoard
 ///     loss.svg                       the same curves as a picture
+///     profile.txt, profile.json      where a step's time went, where that was asked for
 ///     adapter/                       the trained adapter
 ///     best/                          the adapter with the lowest held-out loss
 ///     checkpoints/step-000050/       what `--resume` goes on from
@@ -26,6 +27,10 @@ public struct RunLayout: Sendable, Hashable {
     public var metrics: String { joined(path, "metrics.jsonl") }
     /// The picture of the loss.
     public var lossPlot: String { joined(path, "loss.svg") }
+    /// The table of what one step took.
+    public var profile: String { joined(path, "profile.txt") }
+    /// The events of that step for Chrome's trace viewer.
+    public var trace: String { joined(path, "profile.json") }
     /// The folder of the trained adapter.
     public var adapter: String { joined(path, "adapter") }
     /// The folder of the adapter with the lowest held-out loss.

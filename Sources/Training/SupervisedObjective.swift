@@ -39,9 +39,9 @@ public struct SupervisedObjective: Sendable {
         let head = backbone.head
         let isChanged =
             context.usesAdapters && head.adapter != nil || head.parameters.contains { $0.replacement != nil }
-        return isChanged
-            ? try Self.crossEntropy(head(chosen, context), batch.targets)
-            : try losses(of: chosen, targets: batch.targets, weight: head.weight.frozen, bias: head.bias?.frozen)
+        guard !isChanged else { return try Self.crossEntropy(head(chosen, context), batch.targets) }
+        let weight = try head.weight.values(dtype: head.weight.frozen.dtype)
+        return try losses(of: chosen, targets: batch.targets, weight: weight, bias: head.bias?.frozen)
     }
 
     /// The plain form, for heads that are trained themselves: `[n, vocabulary]` to fp32 `[n]`.
@@ -63,6 +63,13 @@ public struct SupervisedObjective: Sendable {
             for start in stride(from: 0, to: tokens, by: chunk) {
                 let length = min(chunk, tokens - start)
                 func part(_ tensor: Tensor) throws -> Tensor { try tensor.narrowed(0, start: start, length: length) }
+                if runsOwnKernels(states) {
+                    let logits = try unrecordedProduct(part(states), weight, bias)
+                    let found = try callTensor("graft::cross_entropy_", logits, part(targets), needsGradient)
+                    try part(losses).copy(from: found)
+                    if let gradient { try part(gradient).copy(from: unrecordedProduct(logits, weight.transposed())) }
+                    continue
+                }
                 let logits = try linear(part(states), weight, bias).to(dtype: .float32)
                 let targets = try part(targets).unsqueezed(1)
                 let logSums = try callTensor("aten::logsumexp", logits, [-1], true)

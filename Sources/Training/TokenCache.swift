@@ -27,7 +27,7 @@ public struct TokenCache: Sendable {
     }
 
     /// The version of all that turns rows into tokens; part of every key.
-    private static let rules = "rows 1"
+    private static let rules = "rows 2"
 
     private var tables: String { joined(folder, "tokens") }
     private var locks: String { joined(folder, "locks") }

@@ -38,6 +38,8 @@ public final class Trainer {
     private var savedTime = ContinuousClock.now
     /// The best evaluation so far.
     private var best: BestAdapter?
+    /// What one of the steps takes, where that was asked for.
+    private var profile: StepProfile?
 
     /// Trains from the first step in a new run folder.
     ///
@@ -45,31 +47,34 @@ public final class Trainer {
     ///   - recipe: What to train on what, and how.
     ///   - output: The run folder, which is new or empty.
     ///   - showsProgress: Whether progress is written to standard error.
+    ///   - profile: Gets what one of the first steps takes, which also goes into the run folder.
     /// - Returns: What the run has come to; see ``TrainingResult/isInterrupted``.
     /// - Throws: What is wrong with the recipe, the model, the data or the folder; ``TrainingFailure`` when a loss or a
     ///   gradient is no finite number; ``TrainingError`` when the run cannot go on for another reason.
     @discardableResult
     public static func run(
-        _ recipe: Recipe, output: String, showsProgress: Bool = true
+        _ recipe: Recipe, output: String, showsProgress: Bool = true, profile: StepProfile? = nil
     ) throws -> TrainingResult {
         try recipe.validate()
         return try DistributedRun.run(resumes: false) { peers in
             if let peers, try peers.startsAgain(in: RunLayout(output)) {
                 return try resume(output, recipe, peers, showsProgress: showsProgress)
             }
-            return try run(in: output, peers, showsProgress: showsProgress) { try TrainingSetup(recipe) }
+            return try run(in: output, peers, showsProgress: showsProgress, profile) { try TrainingSetup(recipe) }
         }
     }
 
     /// Trains in a new run folder what `setup` makes, beside the other processes of the run.
     static func run(
-        in output: String, _ peers: DistributedRun?, showsProgress: Bool, _ setup: () throws -> TrainingSetup
+        in output: String, _ peers: DistributedRun?, showsProgress: Bool, _ profile: StepProfile? = nil,
+        _ setup: () throws -> TrainingSetup
     ) throws -> TrainingResult {
         let folder = peers?.isWriter == false ? nil : try RunFolder.create(output)
         defer { folder?.close() }
-        return try Trainer(
-            setup(), in: folder, RunLayout(output), peers, resumes: false, showsProgress: showsProgress
-        ).run()
+        let trainer = try Trainer(
+            setup(), in: folder, RunLayout(output), peers, resumes: false, showsProgress: showsProgress)
+        trainer.profile = profile
+        return try trainer.run()
     }
 
     /// Goes on with the run of a folder.
@@ -184,7 +189,7 @@ public final class Trainer {
         let interruption = Interruption(endsAtSecond: peers == nil)
         let before = state.step == 0 ? try evaluate() : nil
         while state.step < totalSteps, !(peers == nil ? interruption.isRequested : agreed.stop) {
-            try takeStep(interruption)
+            try takeProfiledStep(interruption)
             if state.step < totalSteps {
                 if isDue(recipe.evalSteps) { try evaluate() }
                 if isSaveDue { try save() }
@@ -201,6 +206,15 @@ public final class Trainer {
         try peers?.requireSameAdapter(adapter, step: state.step)
         try writeAdapter()
         return try finish(TrainingResult(adapter: layout.adapter, before: before, after: after))
+    }
+
+    /// One optimiser step, measured where its turn has come.
+    private func takeProfiledStep(_ interruption: Interruption) throws {
+        guard let profile, state.step == StepProfile.step(of: totalSteps) else { return try takeStep(interruption) }
+        let before = state.tokens
+        try profile.measure { try takeStep(interruption) }
+        try profile.measureProducts(of: model.backbone, tokens: state.tokens - before)
+        if folder != nil { try profile.write(to: layout) }
     }
 
     /// One optimiser step: gradients of all its rows, clipping, update.

@@ -80,7 +80,7 @@ import Testing
             try await refused(["--data", others], "rank 1", "digest of the data")
             try await refused(["--data", folder("none.jsonl")], "none.jsonl")
             try await refused(["--resume"], "rank 1", "goes on with a run", "begins one")
-            try await graft(arguments, environment: ["WORLD_SIZE": "2", "RANK": "2"]).expectFailure(1, "RANK", "\"2\"")
+            try await graft(arguments, environment: ["WORLD_SIZE": "2", "RANK": "2"]).expectFailure(2, "RANK", "\"2\"")
         }
     }
 

@@ -27,10 +27,10 @@ def scores(folder, logits, output, seen, temperature, top_k, top_p, repetition_p
     return {"processors": [type(item).__name__ for item in processors], **store(output, {"scores": processors(ids, values)})}
 
 
-def make_gguf(folder, path):
-    """Writes a folder's model as a GGUF file with float32 tensors, as llama.cpp's converter lays them out."""
+def make_gguf(folder, path, quantisation=None):
+    """Writes a folder's model as a GGUF file as llama.cpp's converter lays it out: float32, matrices perhaps quantised."""
     import numpy
-    from gguf import GGUFWriter, RopeScalingType
+    from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType, quants
 
     model = load_model(folder)
     config = model.config
@@ -70,7 +70,12 @@ def make_gguf(folder, path):
             # GGUF's rotation is of neighbours, transformers' of halves.
             if architecture == "llama" and f".{part}." in name:
                 value = value.reshape(count, 2, dim // 2, -1).swapaxes(1, 2).reshape(value.shape)
-        writer.add_tensor(_gguf_name(name), numpy.ascontiguousarray(value))
+        value = numpy.ascontiguousarray(value)
+        if quantisation and value.ndim == 2:
+            kind = GGMLQuantizationType[quantisation]
+            writer.add_tensor(_gguf_name(name), quants.quantize(value, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(_gguf_name(name), value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -115,6 +115,38 @@ struct ChatEncoderTests {
         }
     }
 
+    @Test func whatTheTemplateLeavesOutIsAnError() async throws {
+        let call: JSON = [["function": ["name": "add", "arguments": ["a": 1]]]]
+        let messages: [ChatMessage] = [
+            ChatMessage(role: "user", content: "a"),
+            try ChatMessage(json: ["role": "assistant", "content": "", "tool_calls": call]),
+            ChatMessage(role: "tool", content: "2"), ChatMessage(role: "assistant", content: "It is 2."),
+        ]
+        var thought = messages[3]
+        thought.fields["reasoning_content"] = "One and one."
+        let silent: [(ChatConversation, String)] = [
+            (ChatConversation(messages), "message 2: \"tool_calls\" is left out"),
+            (ChatConversation([messages[0], thought]), "message 2: \"reasoning_content\" is left out"),
+            (ChatConversation([messages[0], messages[3]], tools: [["name": "add"]]), "\"tools\" is left out"),
+        ]
+        try await withFolder(llamaStyle) { tokenizer, _ in
+            let encoder = ChatEncoder(tokenizer, template: try tokenizer.chatTemplate())
+            for (conversation, words) in silent {
+                let error = #expect(throws: TemplateError.self) { try encoder.example(conversation) }
+                #expect(error?.message.contains(words) ?? false, "\(words)")
+            }
+            // Fields without content say nothing that could be left out.
+            var empty = messages[3]
+            empty.fields["tool_calls"] = []
+            empty.fields["reasoning_content"] = ""
+            #expect(throws: Never.self) { try encoder.example(ChatConversation([messages[0], empty])) }
+        }
+        // A template that writes messages whole leaves nothing out, though it names no field.
+        let whole = try ChatTemplate(source: "{% for m in messages %}{{ m | tojson }}{% endfor %}")
+        #expect(throws: Never.self) { try whole.requireAllIsWritten(of: silent[0].0) }
+        #expect(throws: TemplateError.self) { try whole.requireAllIsWritten(of: silent[2].0) }
+    }
+
     @Test func messagesAreChecked() throws {
         let message = try ChatMessage(
             json: [

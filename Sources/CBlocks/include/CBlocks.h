@@ -9,6 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "Decoder.h"
+#include "Products.h"
+#include "Workers.h"
+
 /// Instruction sets that the kernels are compiled for.
 enum {
     CBLOCKS_PORTABLE = 0,

@@ -148,6 +148,14 @@ struct CapaBoostUpdate: LowRankUpdate {
         )
     }
 
+    /// With dropout, branches are terms of their own.
+    func term(for input: Tensor, of layer: Linear, in context: Context) throws -> LowRankTerm? {
+        guard masksA.size(0) == 1 || context.dropout == nil || dropout == 0 else { return nil }
+        let (down, up) = try factors()
+        let mask = try context.dropout?.mask(for: input, probability: dropout, name: layer.path)
+        return LowRankTerm(down: down, up: up, scale: scale, mask: mask)
+    }
+
     /// In training every branch drops elements of its own.
     func output(for input: Tensor, of layer: Linear, in context: Context) throws -> Tensor {
         let frozen = try layer.base(input)

@@ -82,7 +82,7 @@ public struct LoRA: RankedMethod {
                 attachment.updates.append((layer, update))
                 continue
             }
-            let weight = try layer.weight.frozen.to(dtype: .float32)
+            let weight = try layer.weight.values(dtype: .float32)
             let norms = try withoutGrad { try (weight + update.dense()).norm([1]) }
             let magnitude = try Trainable(adapterKey(layer.path, "lora_magnitude_vector"), norms, device: points.device)
             attachment.trainables.append(magnitude)
@@ -160,8 +160,8 @@ struct DoRAUpdate: WeightUpdate {
         let kept = try context.dropout?.apply(input, probability: dropout, name: layer.path) ?? input
         let weight = try layer.weight.value()
         let scale = try (magnitude / rowNorms(weight.to(dtype: .float32))).to(dtype: input.dtype)
-        let frozen = try linear(input, weight)
-        let product = try kept === input ? frozen : linear(kept, weight)
+        let frozen = try layer.unbiased(input)
+        let product = try kept === input ? frozen : layer.unbiased(kept)
         let adapted = try (product + direction(kept)) * scale
         // The bias is never scaled; without dropout the frozen products cancel.
         let output = try kept === input ? adapted : frozen + adapted - product

@@ -83,7 +83,7 @@ public enum LoRAInitialization: String, FieldValue, CaseIterable {
     /// `W = U S V^T`; `B = U_r sqrt(S_r / s)`, `A = sqrt(S_r / s) V_r^T`.
     private func principal(_ layer: Linear, rank: Int, scale: Double) throws -> (a: Tensor, b: Tensor) {
         try requireRank(rank, fits: layer)
-        let parts = try callTensors("aten::linalg_svd", layer.weight.frozen.to(dtype: .float32), false)
+        let parts = try callTensors("aten::linalg_svd", layer.weight.values(dtype: .float32), false)
         let roots = try (parts[1].narrowed(0, start: 0, length: rank) / scale).squareRoot()
         return (
             try roots.unsqueezed(1) * parts[2].narrowed(0, start: 0, length: rank),
@@ -94,7 +94,7 @@ public enum LoRAInitialization: String, FieldValue, CaseIterable {
     /// `W = Q R`; `B` the first columns of `Q`, `A` the first rows of `R`.
     private func triangular(_ layer: Linear, rank: Int) throws -> (a: Tensor, b: Tensor) {
         try requireRank(rank, fits: layer)
-        let parts = try callTensors("aten::linalg_qr", layer.weight.frozen.to(dtype: .float32), "reduced")
+        let parts = try callTensors("aten::linalg_qr", layer.weight.values(dtype: .float32), "reduced")
         return (
             try parts[1].narrowed(0, start: 0, length: rank).cloned(),
             try parts[0].narrowed(1, start: 0, length: rank).cloned()

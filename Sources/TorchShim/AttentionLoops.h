@@ -1,0 +1,207 @@
+// What attention does between its matrix products: packing, softmax, and the gradient of scores.
+//
+// Matrix products by oneDNN's tiles want the right factor `[K, N]` in rows; in bf16 as pairs of rows, `[K / 2, N, 2]`.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "Vectors.h"
+
+namespace graft {
+
+/// Rows `[count, size]` of one head; the features of a row lie side by side.
+template <class Item>
+struct HeadRows {
+    Item *data;
+    int64_t stride, count, size;
+
+    Item *row(int64_t index) const { return data + index * stride; }
+};
+
+/// `[count, size]` to contiguous rows `[padded, size]`, zeros below.
+template <class Item>
+GRAFT_INLINE void copyRows(const HeadRows<const Item> &rows, Item *result, int64_t padded) {
+    for (int64_t t = 0; t < rows.count; ++t) std::memcpy(result + t * rows.size, rows.row(t), rows.size * sizeof(Item));
+    std::memset(static_cast<void *>(result + rows.count * rows.size), 0,
+                (padded - rows.count) * rows.size * sizeof(Item));
+}
+
+/// `[count, size]` to `[size, padded]`, zeros at the right.
+template <class Item>
+GRAFT_INLINE void transposeRows(const HeadRows<const Item> &rows, Item *result, int64_t padded) {
+    constexpr int64_t block = 16;
+    for (int64_t t = 0; t < padded; t += block) {
+        const int64_t length = rows.count - t < block ? (rows.count > t ? rows.count - t : 0) : block;
+        for (int64_t i = 0; i < rows.size; ++i) {
+            Item *column = result + i * padded + t;
+            for (int64_t k = 0; k < length; ++k) column[k] = rows.row(t + k)[i];
+            for (int64_t k = length; k < block; ++k) column[k] = Item{};
+        }
+    }
+}
+
+/// As a right factor of products over rows: `[padded, size]`.
+GRAFT_INLINE void packRows(const HeadRows<const float> &rows, float *result, int64_t padded) {
+    copyRows(rows, result, padded);
+}
+
+GRAFT_INLINE void packRows(const HeadRows<const BF16> &rows, BF16 *result, int64_t padded) {
+    for (int64_t t = 0; t < padded; t += 2) {
+        BF16 *pair = result + t * rows.size;
+        const BF16 zero{0};
+        const bool hasFirst = t < rows.count, hasSecond = t + 1 < rows.count;
+        const BF16 *first = rows.row(hasFirst ? t : 0), *second = rows.row(hasSecond ? t + 1 : 0);
+#pragma omp simd
+        for (int64_t i = 0; i < rows.size; ++i) {
+            pair[2 * i] = hasFirst ? first[i] : zero;
+            pair[2 * i + 1] = hasSecond ? second[i] : zero;
+        }
+    }
+}
+
+/// As a right factor of products over features: `[size, padded]`.
+GRAFT_INLINE void packColumns(const HeadRows<const float> &rows, float *result, int64_t padded) {
+    transposeRows(rows, result, padded);
+}
+
+GRAFT_INLINE void packColumns(const HeadRows<const BF16> &rows, BF16 *result, int64_t padded) {
+    // Pairs of features move as one.
+    struct Pair {
+        BF16 first, second;
+    };
+    const HeadRows<const Pair> pairs{reinterpret_cast<const Pair *>(rows.data), rows.stride / 2, rows.count,
+                                     rows.size / 2};
+    transposeRows(pairs, reinterpret_cast<Pair *>(result), padded);
+}
+
+/// Which keys a query sees: its own and earlier ones, less than `window` behind it.
+struct Sight {
+    int64_t count, window;
+
+    int64_t firstKey(int64_t query) const { return query - window + 1 > 0 ? query - window + 1 : 0; }
+};
+
+/// Softmax of a block of scores `[queries, keys]` from the query and key given: probabilities, and the logarithm of
+/// each row's sum.
+template <class Item>
+GRAFT_INLINE void softmaxBlock(float *scores, Item *probabilities, int64_t width, int64_t rows, int64_t query,
+                               int64_t key, const Sight &sight, float scale, float *logSums) {
+    for (int64_t r = 0; r < rows; ++r) {
+        float *row = scores + r * width;
+        Item *result = probabilities + r * width;
+        const int64_t begin = sight.firstKey(query + r) - key, end = query + r + 1 - key;
+        float largest = -std::numeric_limits<float>::infinity();
+        constexpr int64_t side = 32;
+        float lanes[side];
+        for (int64_t k = 0; k < side; ++k) lanes[k] = largest;
+        int64_t i = begin;
+        for (; i + side <= end; i += side)
+            for (int64_t k = 0; k < side; ++k) lanes[k] = row[i + k] > lanes[k] ? row[i + k] : lanes[k];
+        for (; i < end; ++i) lanes[0] = row[i] > lanes[0] ? row[i] : lanes[0];
+        for (int64_t k = 0; k < side; ++k) largest = lanes[k] > largest ? lanes[k] : largest;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t k = begin; k < end; ++k) {
+            row[k] = exponential((row[k] - largest) * scale);
+            sum += row[k];
+        }
+        const float factor = 1 / sum;
+        for (int64_t k = 0; k < begin; ++k) store(result[k], 0);
+#pragma omp simd
+        for (int64_t k = begin; k < end; ++k) store(result[k], row[k] * factor);
+        for (int64_t k = end; k < width; ++k) store(result[k], 0);
+        logSums[r] = largest * scale + std::log(sum);
+    }
+}
+
+/// What the gradient of a tile of scores is made of and makes: `[keys, queries]`, `width` queries a row.
+template <class Item>
+struct ScoreTile {
+    const float *scores, *outer;     // k q^T, and v do^T
+    const float *logSums, *deltas;   // of the tile's queries
+    Item *probabilities, *gradient;  // left factors
+    Item *packed;                    // the gradient as a right factor
+    int64_t width, rows, key, query;
+    float scale;
+};
+
+/// A value where a tile's gradient is packed: rows as they are, or in pairs.
+GRAFT_INLINE float *packedPlace(float *packed, int64_t row, int64_t width) { return packed + row * width; }
+GRAFT_INLINE BF16 *packedPlace(BF16 *packed, int64_t row, int64_t width) {
+    return packed + (row / 2) * 2 * width + row % 2;
+}
+template <class Item>
+constexpr int64_t packedStep = sizeof(Item) == 2 ? 2 : 1;
+
+// p = exp(s - l), ds = p (dp - delta) scale.
+template <class Item>
+GRAFT_INLINE void differentiateTile(const ScoreTile<Item> &tile, const Sight &sight) {
+    const int64_t width = tile.width;
+    constexpr int64_t step = packedStep<Item>;
+    const float *logSums = tile.logSums, *deltas = tile.deltas;
+    const float scale = tile.scale;
+    for (int64_t r = 0; r < tile.rows; ++r) {
+        const int64_t key = tile.key + r;
+        const float *scores = tile.scores + r * width, *outer = tile.outer + r * width;
+        Item *probabilities = tile.probabilities + r * width, *gradient = tile.gradient + r * width;
+        Item *packed = packedPlace(tile.packed, r, width);
+        int64_t begin = key - tile.query, end = key + sight.window - tile.query;
+        const int64_t last = sight.count - tile.query < width ? sight.count - tile.query : width;
+        begin = begin < 0 ? 0 : begin;
+        end = end > last ? last : end;
+        if (key >= sight.count || begin > end) begin = end = 0;
+        for (int64_t q = 0; q < begin; ++q) {
+            store(probabilities[q], 0);
+            store(gradient[q], 0);
+            store(packed[q * step], 0);
+        }
+#pragma omp simd
+        for (int64_t q = begin; q < end; ++q) {
+            const float probability = exponential(scores[q] * scale - logSums[q]);
+            const float slope = probability * (outer[q] - deltas[q]) * scale;
+            store(probabilities[q], probability);
+            store(gradient[q], slope);
+            store(packed[q * step], slope);
+        }
+        for (int64_t q = end; q < width; ++q) {
+            store(probabilities[q], 0);
+            store(gradient[q], 0);
+            store(packed[q * step], 0);
+        }
+    }
+}
+
+/// The sums of products of rows, `sum over i of a[t, i] b[t, i]`.
+template <class Item>
+GRAFT_INLINE void multiplyRows(const HeadRows<const Item> &left, const HeadRows<const Item> &right, float *sums) {
+    for (int64_t t = 0; t < left.count; ++t) {
+        const Item *a = left.row(t), *b = right.row(t);
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < left.size; ++i) sum += load(a[i]) * load(b[i]);
+        sums[t] = sum;
+    }
+}
+
+/// fp32 rows `[count, size]` to rows of a head.
+template <class Item>
+GRAFT_INLINE void writeRows(const float *values, const HeadRows<Item> &rows) {
+    for (int64_t t = 0; t < rows.count; ++t) {
+        Item *row = rows.row(t);
+        const float *from = values + t * rows.size;
+#pragma omp simd
+        for (int64_t i = 0; i < rows.size; ++i) store(row[i], from[i]);
+    }
+}
+
+/// fp32 columns `[size, padded]` to rows of a head.
+template <class Item>
+GRAFT_INLINE void writeColumns(const float *values, int64_t padded, const HeadRows<Item> &rows) {
+    for (int64_t t = 0; t < rows.count; ++t) {
+        Item *row = rows.row(t);
+        for (int64_t i = 0; i < rows.size; ++i) store(row[i], values[i * padded + t]);
+    }
+}
+
+}  // namespace graft

@@ -1,0 +1,76 @@
+#include "Product.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/Version.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+namespace graft {
+namespace {
+
+/// With fewer rows a product is bound by reading the weight, and LibTorch's own way there has less to set up.
+constexpr int64_t kFewestRows = 8;
+
+/// oneDNN's products, which LibTorch uses for bf16 only where asked for a plain product: in fp32 it takes MKL's, which
+/// run at half the rate on processors that are not Intel's.
+struct OneDNN {
+    std::optional<c10::OperatorHandle> plain, adding;
+    bool hasBFloat16 = false;
+
+    OneDNN() {
+        auto &dispatcher = c10::Dispatcher::singleton();
+        plain = dispatcher.findSchema({"mkldnn::_linear_pointwise", ""});
+        adding = dispatcher.findSchema({"mkldnn::_linear_pointwise", "binary"});
+        hasBFloat16 = at::get_cpu_capability() == "AVX512";
+    }
+
+    bool takes(const at::Tensor &x, const at::Tensor &weight) const {
+#if defined(__x86_64__)
+        return plain && adding && at::globalContext().userEnabledMkldnn() && x.is_cpu() && weight.is_cpu() &&
+               x.scalar_type() == weight.scalar_type() && x.size(0) >= kFewestRows && weight.numel() > 0 &&
+               (x.scalar_type() == at::kFloat || (x.scalar_type() == at::kBFloat16 && hasBFloat16));
+#else
+        return false;
+#endif
+    }
+};
+
+at::Tensor call(const c10::OperatorHandle &op, torch::jit::Stack stack) {
+    op.callBoxed(&stack);
+    return std::move(stack.front()).toTensor();
+}
+
+c10::IValue optional(const at::Tensor &tensor) { return tensor.defined() ? c10::IValue(tensor) : c10::IValue(); }
+
+}  // namespace
+
+at::Tensor product(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, const at::Tensor &addend) {
+    at::AutoDispatchBelowADInplaceOrView unrecorded;
+    static const OneDNN library;
+    if (!library.takes(x, weight)) {
+        auto result = at::linear(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
+        return addend.defined() ? result.add_(addend) : result;
+    }
+    if (addend.defined())
+        return call(*library.adding, {x, addend, weight, optional(bias), std::string("add")});
+    return call(*library.plain, {x, weight, optional(bias), std::string("none"),
+                                 c10::List<std::optional<at::Scalar>>(), std::optional<std::string>("")});
+}
+
+namespace {
+
+at::Tensor productOperator(const at::Tensor &x, const at::Tensor &weight, const std::optional<at::Tensor> &bias) {
+    TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(1),
+                "expected [rows, in] and a weight [out, in]");
+    return product(x, weight, bias.value_or(at::Tensor()));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(graft, library) {
+    library.def("product(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor", productOperator);
+}
+
+}  // namespace graft
