@@ -88,6 +88,8 @@ let package = Package(
         .testTarget(name: "BackbonesTests", dependencies: ["Backbones", "TestSupport"], swiftSettings: settings),
         .testTarget(name: "PEFTTests", dependencies: ["PEFT", "TestSupport"], swiftSettings: settings),
         .testTarget(name: "TrainingTests", dependencies: ["Training", "TestSupport"], swiftSettings: settings),
-        .testTarget(name: "CLITests", dependencies: ["Graft", "TestSupport"], swiftSettings: settings),
+        .executableTarget(
+            name: "AttachFirst", dependencies: ["Graft"], path: "Tests/AttachFirst", swiftSettings: settings),
+        .testTarget(name: "CLITests", dependencies: ["Graft", "TestSupport", "AttachFirst"], swiftSettings: settings),
     ]
 )

@@ -37,15 +37,10 @@ import Testing
             #expect(recipe.versions.keys == ["graft", "libtorch", "swift", "cpu", "threads"])
             #expect(recipe.versions["threads"] == "1")
 
-            let loaded = try LanguageModel.load(model, dtype: .float32, device: .cpu)
-            for (index, other) in ["dora", "lora", "lorta", "capaboost-lora"].enumerated() {
-                let adapter = try loaded.attach(other, seed: Seed(UInt64(index)))
-                adapter.detach()
-            }
-            let adapter = try Adapter(recipe.adapterConfiguration(), on: loaded.backbone, seed: Seed(7))
-            try loaded.train(adapter, on: rows, output: folder("third"), showsProgress: false) {
-                $0 = recipe
-            }
+            let third = try await RunningCommand(
+                RepositoryPaths.program("AttachFirst"), [folder("first/recipe.yaml"), folder("third")]
+            ).wait()
+            #expect(third.status == 0, "\(third.errors)")
             #expect(try contents(folder("third/adapter")) == expected)
 
             // Another seed is another run.

@@ -6,12 +6,7 @@ import Testing
 /// Every reader is given broken files, in a process of its own: it accepts them or says what is wrong with which file,
 /// never crashes, hangs, or takes memory that the file does not justify, and stays in the folder that it was given.
 struct HostileFileTests {
-    private static let fuzzer: String = {
-        let tests = URL(fileURLWithPath: CommandLine.arguments.first ?? "").resolvingSymlinksInPath()
-        let beside = tests.deletingLastPathComponent().appendingPathComponent("Fuzzer").path
-        return FileManager.default.isExecutableFile(atPath: beside)
-            ? beside : RepositoryPaths.root + "/.build/release/Fuzzer"
-    }()
+    private static let fuzzer = RepositoryPaths.program("Fuzzer")
 
     private static let readers = [
         "json", "jsonl", "rows.json", "rows.jsonl", "rows.csv", "rows.tsv", "rows.jsonl.gz", "safetensors",

@@ -28,11 +28,14 @@ public enum RepositoryPaths {
     public static let oracleModules = root + "/Tests/Oracle"
 
     /// The `graft` program of the build that these tests belong to.
-    public static let graft: String = {
+    public static let graft = program("graft")
+
+    /// A program that was built with the tests.
+    public static func program(_ name: String) -> String {
         let tests = URL(fileURLWithPath: CommandLine.arguments.first ?? "").resolvingSymlinksInPath()
-        let beside = tests.deletingLastPathComponent().appendingPathComponent("graft").path
-        return FileManager.default.isExecutableFile(atPath: beside) ? beside : root + "/.build/release/graft"
-    }()
+        let beside = tests.deletingLastPathComponent().appendingPathComponent(name).path
+        return FileManager.default.isExecutableFile(atPath: beside) ? beside : root + "/.build/release/" + name
+    }
 
     /// Returns a path that the set-up makes, so that a test fails with advice where it was not run.
     ///
