@@ -113,13 +113,13 @@ def points(rows):
 def chart(rows):
     """Bars of how many times better than the peer each figure is, on a logarithmic scale; ticks are bar and aim."""
     shown = [name for name in FIGURES if name in rows and FIGURES[name].unit]
-    left, width, height, scale_end = 250, 520, 22, 16.0
+    left, width, height, lowest, highest = 250, 520, 22, 0.5, 32.0
 
     def gain(figure, ratio):
         return 1 / ratio if figure.less else ratio
 
     def x(gain):
-        place = math.log2(min(max(gain, 0.5), scale_end) / 0.5) / math.log2(scale_end / 0.5)
+        place = math.log2(min(max(gain, lowest), highest) / lowest) / math.log2(highest / lowest)
         return round(left + width * place, 1)
 
     bottom = 30 + height * len(shown)
@@ -128,7 +128,7 @@ def chart(rows):
         'font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="#fff"/>',
     ]
-    for mark in [0.5, 1, 2, 4, 8, 16]:
+    for mark in [0.5, 1, 2, 4, 8, 16, 32]:
         color = "#888" if mark == 1 else "#ddd"
         parts.append(f'<path d="M{x(mark)} 24V{bottom}" stroke="{color}"/>')
         parts.append(f'<text x="{x(mark)}" y="16" text-anchor="middle" fill="#555">{mark:g}x</text>')

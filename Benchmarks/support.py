@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -127,12 +126,10 @@ def step_words(dtype, rows=ROWS, length=LENGTH):
     return ["--dtype", dtype, "--batch-size", rows, "--max-length", length]
 
 
-def train(folder, data, *words, tokens=ROWS * LENGTH, **options):
-    """Trains, and returns the seconds and losses of every step, the peak of memory, and the run folder."""
+def train(folder, data, *words, **options):
+    """Trains, and returns the seconds, losses and metrics of every step, the peak of memory, and the run folder."""
     output = folder / f"run-{time.time_ns()}"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run(train_command(data, output, *words, **options))
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "tokens_per_second" in row and "loss" in row]
     counts = [b["tokens"] - a for a, b in zip([0] + [row["tokens"] for row in steps], steps)]
@@ -140,7 +137,7 @@ def train(folder, data, *words, tokens=ROWS * LENGTH, **options):
         "seconds": [count / row["tokens_per_second"] for count, row in zip(counts, steps)],
         "losses": [row["loss"] for row in steps],
         "peak": max(row["peak_memory_bytes"] for row in steps),
-        "processor_seconds": sum(getattr(after, key) - getattr(before, key) for key in ("ru_utime", "ru_stime")),
+        "steps": steps,
         "output": output,
     }
 
@@ -158,7 +155,8 @@ class Peer:
     def __init__(self, function, python=sys.executable, **options):
         self.started = time.perf_counter()
         command = [str(python), str(ROOT / "Benchmarks/peer.py"), function, json.dumps(options)]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        # Its threads wait for each other as Graft's do: where other programs want the cores, spinning would only cost.
+        environment = {"GOMP_SPINCOUNT": "1000", **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         # A file, not a pipe: nobody reads a peer's warnings while it works.
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
