@@ -1,5 +1,6 @@
 """What the benchmarks share: where things are, Graft's runs, a peer in a process of its own, measuring in turn."""
 
+import contextlib
 import functools
 import json
 import os
@@ -178,8 +179,11 @@ class Peer:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.process.stdin.close()
+    def __exit__(self, failure, *_):
+        if failure:
+            self.process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
         self.errors.close()
