@@ -128,9 +128,9 @@ import Torch
     private static let cases: [(kind: String, config: KeyedList<JSON>)] = [
         ("llama", ["r": 8, "target_modules": ["q_proj", "v_proj"]]),
         ("qwen2", ["r": 7, "target_modules": "all-linear", "bias": "MiSS_only", "miss_dropout": 0.1]),
-        ("llama", ["r": 4, "init_weights": "bat", "target_modules": ["k_proj", "down_proj"]]),
+        ("llama", ["r": 4, "init_weights": "bat", "target_modules": ["k_proj", "o_proj"]]),
         ("qwen3", ["r": 4, "init_weights": "bat", "target_modules": ["o_proj"], "layers_to_transform": [0, 2]]),
-        ("mistral", ["r": 6, "init_weights": "mini", "mini_r": 4, "target_modules": ["q_proj", "up_proj"]]),
+        ("mistral", ["r": 6, "init_weights": "mini", "mini_r": 4, "target_modules": ["q_proj", "o_proj"]]),
         (
             "llama-biases",
             [
