@@ -72,6 +72,9 @@ public enum MethodRegistry {
         Entry(
             name: "bone", title: "Bone", summary: "Blocks of the weight, each changed by itself and one small matrix.",
             paper: "2409.15371", kind: "A weight map", type: MiSS.self, settings: ["init_weights": "bat"]),
+        Entry(
+            name: "adalora", title: "AdaLoRA", summary: "LoRA whose ranks go where they matter most, under a budget.",
+            paper: "2303.10512", kind: "I training hook", type: AdaLoRA.self, settings: [:]),
     ]
 
     /// The entry of a name.

@@ -76,7 +76,8 @@ def evaluate(tensors, output, peft_type, settings, paths):
     """The adapted layers of `paths` alone, each for its own rows.
 
     The file `tensors` has for each path `<path>/weight`, `/bias`, `/x` and `/g`, and the adapter's tensors by their
-    keys. Written are `<path>/update`, `/y`, `/x` (the gradient of the sum of y * g), and the gradients by the keys.
+    keys. Written are `<path>/update`, `/y`, `/x` (the gradient of the sum of y * g), and by the keys the gradients of
+    the tensors that have one.
     """
     given = {name: value.double() for name, value in load_file(tensors).items()}
     prefix = "base_model.model."
@@ -96,7 +97,7 @@ def evaluate(tensors, output, peft_type, settings, paths):
             total = total + (y * g).sum()
         total.backward()
     result |= {f"{path}/x": value.grad for path, value in inputs.items()}
-    result |= {prefix + name: value.grad for name, value in own.items()}
+    result |= {prefix + name: value.grad for name, value in own.items() if value.grad is not None}
     return store(output, result)
 
 

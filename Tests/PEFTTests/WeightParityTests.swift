@@ -97,6 +97,8 @@ func layerGaps(_ adapter: Adapter, seed: UInt64) async throws -> LayerGaps {
         gaps.gradients = max(gaps.gradients, try gap(inputs[path]?.grad, "\(path)/x"))
     }
     for trainable in adapter.trainables {
+        // Norms lie outside the layers.
+        guard expected.tensors[trainable.name] != nil || trainable.tensor.grad != nil else { continue }
         gaps.gradients = max(gaps.gradients, try gap(trainable.tensor.grad, trainable.name))
     }
     return gaps

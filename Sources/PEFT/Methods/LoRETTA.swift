@@ -9,6 +9,8 @@ import Torch
 ///
 ///     dW = s (M_A M_B)^T
 ///
+/// and all norms of the model are trained beside (`train_norms`).
+///
 /// Saved are the cores, `base_model.model.<path>.loretta_A.<k>` and `loretta_B.<k>`, each `[r_(k-1), n_k, r_k]`, with
 /// `tensor_rank` between neighbours. The modes `n_k` of the widths in the authors' tables are theirs; those of other
 /// sizes are close to each other and at most 16, those of the rows before those of the columns.
@@ -25,6 +27,7 @@ public struct LoRETTA: Method {
         Field("lora_alpha", \.loraAlpha, "the update is scaled by lora_alpha / r"),
         Field("lora_dropout", \.loraDropout, "probability of zeroing an element of the adapter's input"),
         Field("tensor_rank", \.tensorRank, "rank between the cores of a tensor train"),
+        Field("train_norms", \.trainsNorms, "train the weights of all norms, too"),
         Field("init_weights", \.initialization, "how the update starts at zero, or random"),
         Field("init_seed", \.initialSeed, "what init_weights subtract was drawn from; null: the run's seed"),
     ]
@@ -47,6 +50,8 @@ public struct LoRETTA: Method {
     public var loraDropout = 0.0
     /// The rank between the cores.
     public var tensorRank = 5
+    /// Whether the weights of all norms are trained, too.
+    public var trainsNorms = true
     /// What is done about the update that random cores make.
     public var initialization = Initialization.zero
     /// What a start that is taken off the base was drawn from.
@@ -71,17 +76,21 @@ public struct LoRETTA: Method {
         return method
     }
 
-    /// The values of the cores.
+    /// The values of the cores and of the norms.
     ///
     /// - Throws: Nothing.
     public func trainedCount(in points: AttachPoints) throws -> Double {
-        points.linears.reduce(0) {
-            $0 + Double(train(rows: $1.inFeatures, columns: r).count)
-                + Double(train(rows: r, columns: $1.outFeatures).count)
+        points.linears.reduce(norms(of: points).reduce(0) { $0 + Double($1.frozen.count) }) { sum, layer in
+            sum + Double(train(rows: layer.inFeatures, columns: r).count)
+                + Double(train(rows: r, columns: layer.outFeatures).count)
         }
     }
 
-    /// Makes the cores of every layer.
+    private func norms(of points: AttachPoints) -> [Parameter] {
+        trainsNorms ? points.backbone.parameters.filter { $0.modulePath.hasSuffix("norm") } : []
+    }
+
+    /// Makes the cores of every layer, and copies of the norms.
     ///
     /// - Throws: `PEFTError` when a pattern is not valid; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
@@ -106,6 +115,12 @@ public struct LoRETTA: Method {
             if initialization == .subtract { update.initial = try update.factors() }
             attachment.trainables += a + b
             attachment.updates.append((layer, update))
+        }
+        for norm in norms(of: points) {
+            let copy = try Trainable(
+                adapterKey(norm.modulePath, "weight"), norm.values(dtype: .float32), device: points.device)
+            attachment.trainables.append(copy)
+            attachment.copies.append((norm, copy.tensor))
         }
         return attachment
     }
