@@ -140,3 +140,49 @@ def logits(model_folder, adapter_folder, ids, output, merged=False):
             if found[name].shape != expected[name].shape or not torch.equal(found[name], expected[name].float())
         ),
     }
+
+
+def adalora_scores(history, output, steps, beta1, beta2):
+    """Writes the scores of a layer's directions after each step, value by value.
+
+    `history` has A, B and E as they were after each step, `<step>/A`, and the gradients that were used, `<step>/A.grad`.
+    """
+    tensors = {name: value.double() for name, value in load_file(history).items()}
+    mean, spread, result = {}, {}, {}
+    for step in range(steps):
+        products = {}
+        for name in "ABE":
+            value, gradient = tensors[f"{step}/{name}"], tensors[f"{step}/{name}.grad"]
+            score = torch.zeros_like(value)
+            for i in range(value.shape[0]):
+                for j in range(value.shape[1]):
+                    key = (name, i, j)
+                    now = abs(value[i, j] * gradient[i, j])
+                    mean[key] = beta1 * mean.get(key, 0.0) + (1 - beta1) * now
+                    spread[key] = beta2 * spread.get(key, 0.0) + (1 - beta2) * abs(now - mean[key])
+                    score[i, j] = mean[key] * spread[key]
+            products[name] = score
+        rank = tensors[f"{step}/E"].shape[0]
+        result[str(step)] = torch.stack(
+            [products["E"][k, 0] + products["A"][k].mean() + products["B"][:, k].mean() for k in range(rank)]
+        )
+    return store(output, result)
+
+
+def train_adalora(model_folder, adapter_folder, folder, ids, steps, lr):
+    """Trains an adapter with plain gradient descent and peft's own allocator, and saves it; returns peft's pattern."""
+    from peft import PeftModel
+
+    with torch.enable_grad():
+        model = PeftModel.from_pretrained(fresh_model(model_folder), adapter_folder, is_trainable=True).eval()
+        optimiser = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=lr)
+        tokens, losses = as_ids(ids), []
+        for step in range(1, steps + 1):
+            loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+            loss.backward()
+            optimiser.step()
+            model.base_model.update_and_allocate(step)
+            optimiser.zero_grad()
+            losses.append(loss.item())
+    model.save_pretrained(folder)
+    return losses

@@ -141,11 +141,11 @@ import Torch
             let sentence = refusal { _ = try AdapterConfiguration(method: method.name, settings: [key: [[1]]]) }
             #expect(sentence.hasPrefix("\(key): expected") && sentence.hasSuffix("found [[1]]"), "\(sentence)")
             // Sizes and probabilities have a range.
-            if key == "r" || key.hasSuffix("dropout") {
-                for wrong in [-4, value.int == nil ? 1 : 0] as [JSON] {
-                    let sentence = refusal { _ = try AdapterConfiguration(method: method.name, settings: [key: wrong]) }
-                    #expect(sentence.hasPrefix("\(key): expected"), "\(key) \(wrong.compact): \(sentence)")
-                }
+            let isSize = key == "r" || key.hasSuffix("_r") || key.hasSuffix("_rank") || key.contains("num")
+            let wrong: [JSON] = key.hasSuffix("dropout") ? [-4, 1] : isSize && value.int != nil ? [-4, 0] : []
+            for wrong in wrong {
+                let sentence = refusal { _ = try AdapterConfiguration(method: method.name, settings: [key: wrong]) }
+                #expect(sentence.hasPrefix("\(key): expected"), "\(key) \(wrong.compact): \(sentence)")
             }
         }
         guard let key = settings.keys.first else { return }

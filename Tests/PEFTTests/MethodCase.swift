@@ -38,7 +38,7 @@ struct MethodCase: Sendable, CustomTestStringConvertible {
         MethodCase(name: "dora", start: .withinRounding),
         MethodCase(name: "pissa", start: .withinRounding, isSeeded: false),
         MethodCase(name: "olora", start: .withinRounding, isSeeded: false),
-        MethodCase(name: "loretta-rep", settings: ["r": 3]),
+        MethodCase(name: "loretta-rep", settings: ["r": 3], start: .withinRounding),
         MethodCase(name: "miss", settings: ["r": 8], isSeeded: false),
         MethodCase(name: "bone", settings: ["r": 4], isSeeded: false),
         MethodCase(name: "adalora", settings: ["init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 2]),
