@@ -27,7 +27,7 @@ struct SlotParity {
         }
         try SafetensorsWriter.write(weights, to: folder("model"))
         var tensors = constants
-        for trainable in adapter.trainables { tensors[trainable.name] = trainable.tensor.detached() }
+        for trainable in adapter.trainables { tensors[trainable.name] = try trainable.tensor.detached() }
         try SafetensorsWriter.write(tensors, to: folder("adapter"))
         let lists = try rows(of: ids)
         _ = try await Oracle.shared.call(
