@@ -271,7 +271,7 @@ def answers(model_folder, adapter_folder, ids, output, new_tokens=0):
 
     ids = as_ids(ids)
     model = PeftModel.from_pretrained(fresh_model(model_folder), adapter_folder).eval()
-    result = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+    result = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=_next(ids))
     new = []
     if new_tokens:
         rows = model.generate(
@@ -283,6 +283,13 @@ def answers(model_folder, adapter_folder, ids, output, new_tokens=0):
     return {"loss": result.loss.item(), "new": new, "keys": _expected(model)}
 
 
+def _next(ids):
+    """Labels without each row's first token, which peft would let the last virtual token predict."""
+    labels = ids.clone()
+    labels[:, 0] = -100
+    return labels
+
+
 def _expected(model):
     from peft.utils import get_peft_model_state_dict
 
@@ -291,16 +298,23 @@ def _expected(model):
 
 def gradients(model_folder, adapter_folder, ids, output):
     """Writes peft's gradient of the mean next-token loss for each tensor of the adapter's file."""
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel, get_peft_model
     from peft.utils import get_peft_model_state_dict
 
     ids = as_ids(ids)
+    config = PeftConfig.from_pretrained(adapter_folder)
     with torch.enable_grad():
-        model = PeftModel.from_pretrained(fresh_model(model_folder), adapter_folder, is_trainable=True).eval()
-        loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
-        loss.backward()
-    if hasattr(model, "prompt_encoder"):
-        return store(output, {"prompt_embeddings": model.prompt_encoder["default"].embedding.weight.grad})
+        if config.is_prompt_learning:
+            # peft does not load these for training: the table goes into a new one.
+            config.inference_mode = False
+            model = get_peft_model(fresh_model(model_folder), config).eval()
+            table = model.prompt_encoder["default"].embedding.weight
+            table.data.copy_(load_file(Path(adapter_folder, "adapter_model.safetensors"))["prompt_embeddings"])
+        else:
+            model = PeftModel.from_pretrained(fresh_model(model_folder), adapter_folder, is_trainable=True).eval()
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=_next(ids)).loss.backward()
+    if config.is_prompt_learning:
+        return store(output, {"prompt_embeddings": table.grad})
     grads = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     return store(output, get_peft_model_state_dict(model, state_dict=grads))
 
@@ -314,3 +328,14 @@ def merge(model_folder, adapter_folder, folder):
     changed = {name: value for name, value in model.state_dict().items() if not torch.equal(value, base[name])}
     save_file({name: value.contiguous().clone() for name, value in changed.items()}, folder)
     return sorted(changed)
+
+
+def encoded(config, tensors, output):
+    """Writes the table that peft's P-tuning network makes of given tensors; returns the number of its parameters."""
+    from peft import PromptEncoder
+
+    config = _configuration("P_TUNING", {"num_transformer_submodules": 1, **config})
+    encoder = PromptEncoder(config).eval()
+    encoder.load_state_dict(load_file(tensors), strict=True)
+    store(output, {"prompt_embeddings": encoder(torch.arange(config.num_virtual_tokens)[None])[0]})
+    return sum(parameter.numel() for parameter in encoder.parameters())

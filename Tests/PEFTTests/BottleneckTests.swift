@@ -73,7 +73,10 @@ import Torch
         let gap = try relativeGap(backbone.logits(model.tokens()), before)
         #expect(gap > 0 && gap < 0.05)
         first.detach()
-        _ = try adapter(name, ["r": 8, "init_weights": "zero_up"], on: backbone)
+        var zero: KeyedList<JSON> = ["r": 8, "init_weights": "zero_up"]
+        // A norm that is trained runs through other kernels.
+        if name == "houlsby" { zero["train_norms"] = false }
+        _ = try adapter(name, zero, on: backbone)
         #expect(try backbone.logits(model.tokens()).isIdentical(to: before))
     }
 

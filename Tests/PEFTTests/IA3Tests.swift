@@ -80,12 +80,35 @@ import Torch
         #expect(try adapter("ia3", on: large.backbone()).parameterCount == 614_400)
     }
 
-    @Test(arguments: ["llama", "llama-biases", "qwen3"])
-    func foldersGoBothWays(kind: String) async throws {
+    /// peft's own targets for a family are Graft's for llama and mistral; for others folders name them.
+    @Test(arguments: ["llama", "llama-biases", "mistral"]) func foldersGoBothWays(kind: String) async throws {
         try await PromptExchange(kind: kind, peftType: "IA3", method: "ia3").check()
+    }
+
+    @Test(arguments: ["llama-biases", "qwen3", "qwen2-tied"]) func foldersWithOtherTargetsGoBothWays(kind: String) async throws {
         try await PromptExchange(
             kind: kind, peftType: "IA3", method: "ia3",
             config: ["target_modules": ["q_proj", "v_proj", "up_proj", "o_proj"], "feedforward_modules": ["o_proj"]]
         ).check()
+    }
+
+    /// Merged by Graft and by peft: the same weights and biases, and no others changed.
+    @Test func mergesAsPeft() async throws {
+        let model = try await TinyModels.shared.folder("llama-biases")
+        let folder = try TemporaryFolder.lasting("ia3")
+        let backbone = try Checkpoint(model).backbone(dtype: .float32)
+        let adapter = try adapter("ia3", on: backbone)
+        try adapter.randomise(seed: 9)
+        try adapter.save(to: folder("adapter"))
+        let changed = try await Oracle.shared.call(
+            "slots.merge",
+            ["model_folder": JSON(model), "adapter_folder": JSON(folder("adapter")), "folder": JSON(folder("merged"))])
+        let ours = try backbone.parameters.compactMap { parameter in
+            try adapter.merged(parameter).map { (parameter.path, $0) }
+        }
+        // Weights of three layers a block, and the biases of keys and values.
+        #expect(ours.map(\.0).sorted() == changed.array?.compactMap(\.string))
+        #expect(ours.count == 5 * backbone.configuration.numHiddenLayers)
+        for (name, values) in ours { #expect(try bits(values) == bits(storedTensor(folder("merged"), name)), "\(name)") }
     }
 }
