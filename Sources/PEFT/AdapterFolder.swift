@@ -23,7 +23,7 @@ extension Adapter {
         if let baseModel { configuration.remaining["base_model_name_or_path"] = .string(baseModel) }
         try AtomicFolder.write(to: folder) { temporary in
             try AtomicFile.write(
-                AdapterConfigurationFile.text(of: configuration),
+                AdapterConfigurationFile.text(of: configuration, for: backbone.configuration),
                 to: joined(temporary, AdapterConfigurationFile.name))
             var wide = KeyedList<Tensor>()
             for (name, tensor) in tensors { wide.appendIfNew(key: name, value: try tensor.to(dtype: .float32)) }
@@ -65,6 +65,8 @@ extension Adapter {
         let stored = file.tensors.reduce(0) { $0 + Double($1.value.elementCount) }
         let adapter: Adapter
         do {
+            try type(of: configuration.method).folderFields.requireModel(
+                backbone.configuration, in: configuration.remaining)
             adapter = try Adapter(configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored + 1e7)
         } catch let error as PEFTError {
             throw PEFTError("\(folder): \(error)")
