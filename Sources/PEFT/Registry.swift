@@ -60,6 +60,12 @@ public enum MethodRegistry {
             name: "capaboost-lora", title: "CapaBoost-LoRA",
             summary: "Parallel LoRA branches over shared factors, each through masks of its own.",
             paper: "2407.01320", kind: "A weight map", type: CapaBoost.self, settings: [:]),
+        Entry(
+            name: "paca", title: "PaCA", summary: "A few random columns of each weight, trained in place.",
+            paper: "2503.01905", kind: "E selected parameters", type: PaCA.self, settings: [:]),
+        Entry(
+            name: "s2ft", title: "S2FT", summary: "A few heads and channels of the whole model, trained in place.",
+            paper: "2412.06289", kind: "E selected parameters", type: S2FT.self, settings: [:]),
     ]
 
     /// The entry of a name.
