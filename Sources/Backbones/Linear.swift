@@ -74,7 +74,7 @@ public final class Linear {
     }
 
     /// Makes a layer over a parameter, which may be packed.
-    init(
+    package init(
         path: String, weight: Parameter, bias: Tensor? = nil, role: LinearRole, layer: Int? = nil,
         heads: HeadLayout? = nil
     ) {
@@ -97,7 +97,9 @@ public final class Linear {
     var isFrozen: Bool { weight.isFrozen && bias?.isFrozen != false }
 
     /// Whether the weight is multiplied as it is packed: where no gradient is wanted of what is rounded there.
-    var multipliesPacked: Bool { weight.packed?.multipliesPacked == true && weight.replacement == nil && !isGradEnabled }
+    var multipliesPacked: Bool {
+        weight.packed?.multipliesPacked == true && weight.replacement == nil && !isGradEnabled
+    }
 
     /// The product without the adapter, `[..., in]` to `[..., out]`.
     ///

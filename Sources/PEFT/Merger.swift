@@ -30,8 +30,9 @@ public struct Merger {
     public var dtype: DType?
     /// How the frozen weights were held when the adapter was trained.
     public var form = WeightForm.plain
-    /// Where that was a quantised form: what the adapter is merged into. Of a GGUF file's own blocks there is nothing
-    /// more original.
+    /// What the adapter is merged into, where training had quantised the weights.
+    ///
+    /// Of a GGUF file's own blocks there is nothing more original.
     public var base = MergeBase.original
     /// Bytes of tensors in one file at most.
     public var maxShardBytes = 5_000_000_000

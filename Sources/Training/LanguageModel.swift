@@ -49,8 +49,8 @@ public final class LanguageModel {
     ///   - dtype: The dtype of the frozen weights and the activations.
     ///   - device: Where the model runs.
     ///   - form: How the frozen matrices are held.
-    ///   - keepsBlocks: With `auto` on the CPU and ``WeightForm/plain``: leaves quantised weights packed and computes in fp32 around them, which
-    ///     is the fastest way to generate text; see ``PackedMatrix``.
+    ///   - keepsBlocks: With `auto` on the CPU and ``WeightForm/plain``: leaves quantised weights packed and computes in
+    ///     fp32 around them, which is the fastest way to generate text; see ``PackedMatrix``.
     /// - Throws: `ModelError`, `FormatError`, `TokenizerError` or `TemplateError` saying what is missing or wrong;
     ///   ``TrainingError`` when the device is not there.
     public static func load(
