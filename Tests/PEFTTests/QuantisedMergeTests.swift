@@ -9,7 +9,10 @@ import Torch
 @Suite struct QuantisedMergeTests {
     /// A model's folder, and the folder of an adapter that was made over its quantised weights.
     private func prepare(_ form: WeightForm, in folder: TemporaryFolder) async throws -> String {
-        let sizes: JSON = ["hidden_size": 64, "intermediate_size": 96, "head_dim": 16]
+        let sizes: JSON = [
+            "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16,
+            "num_attention_heads": 4, "num_key_value_heads": 2,
+        ]
         let model = try await TinyModels.shared.folder("llama", seed: 72, options: ["overrides": sizes])
         let backbone = try Checkpoint(model).backbone(dtype: .float32, form: form)
         let adapter = try adapter("lora", ["target_modules": ["q_proj", "down_proj"]], on: backbone)
