@@ -156,7 +156,10 @@ public final class LlamaWeights {
     /// A tensor of the shape that the configuration says.
     func tensor(_ name: String, _ shape: [Int]) throws -> Tensor {
         try check(name, shape)
-        return try source.tensor(name, dtype: dtype).to(device: device)
+        let tensor = try source.tensor(name, dtype: dtype).to(device: device)
+        // A copy was made; else the tensor is the mapped file itself.
+        if source.storedDType(of: name) != dtype || device != .cpu { source.forget(name) }
+        return tensor
     }
 
     /// A matrix, as the file's blocks where that is wanted and possible.

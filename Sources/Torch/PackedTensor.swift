@@ -3,9 +3,10 @@ import CTorch
 /// Writes a run of rows of a packed matrix as `float32` or `bfloat16`; several threads call it at once.
 ///
 /// It returns whether it could.
-public typealias RowWriter = @Sendable (
-    _ rows: Range<Int>, _ dtype: DType, _ memory: UnsafeMutableRawPointer
-) -> Bool
+public typealias RowWriter =
+    @Sendable (
+        _ rows: Range<Int>, _ dtype: DType, _ memory: UnsafeMutableRawPointer
+    ) -> Bool
 
 extension Tensor {
     /// A stand-in for a frozen matrix that is not held as plain numbers.

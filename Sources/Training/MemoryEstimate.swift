@@ -34,9 +34,11 @@ package struct MemoryEstimate {
         optimiser = 2 * trained
         let layers = ActivationCount(backbone, adapter)
         // One packed matrix is there in plain numbers at a time.
-        let unpacked = backbone.linears.lazy.filter { $0.weight.packed != nil }.map { $0.weight.frozen.count }.max() ?? 0
+        let unpacked =
+            backbone.linears.lazy.filter { $0.weight.packed != nil }.map { $0.weight.frozen.count }.max() ?? 0
         activations =
-            unpacked * layers.width + tokens * layers.bytesPerToken + supervised * backbone.configuration.hiddenSize * 3 * layers.width
+            unpacked * layers.width + tokens * layers.bytesPerToken + supervised * backbone.configuration.hiddenSize * 3
+            * layers.width
         let chunk = min(supervised * 4 * backbone.configuration.vocabSize, SupervisedObjective.defaultChunkBytes)
         if runsOwnKernels(backbone.dtype, on: backbone.device) {
             // The gradient is written over the head's output.

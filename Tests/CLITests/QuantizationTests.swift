@@ -13,20 +13,24 @@ import Testing
                 Fixtures.quickRun(model: model, rows: rows, output: run) + ["--quantization", "nf4", "--json"])
             #expect(trained.status == 0, "\(trained.errors)")
 
-            let evaluation = ["eval", "--model", model, "--adapter", run, "--data", rows, "--dtype", "float32", "--json"]
+            let evaluation = [
+                "eval", "--model", model, "--adapter", run, "--data", rows, "--dtype", "float32", "--json",
+            ]
             let quantised = try await graft(evaluation + ["--quantization", "nf4"]).json()
             let single = try await graft(evaluation + ["--quantization", "nf4", "--no-double-quant"]).json()
             let plain = try await graft(evaluation).json()
             #expect(Set([quantised, single, plain].map { $0["loss"]?.double ?? .nan }).count == 3)
 
             let generated = try await graft(
-                "generate", "--model", model, "--prompt", "The", "--max-tokens", "2", "--quantization", "int8", "--json")
+                "generate", "--model", model, "--prompt", "The", "--max-tokens", "2", "--quantization", "int8", "--json"
+            )
             #expect(try generated.json()["weights"] == "int8", "\(generated.errors)")
 
             let merge = ["merge", "--model", model, "--adapter", run, "--json", "--output"]
             let original = try await graft(merge + [folder("original")]).json()
             #expect(original["base"] == "the original weights")
-            let dequantised = try await graft(merge + [folder("dequantised"), "--base", "dequantised", "--verify"]).json()
+            let dequantised = try await graft(merge + [folder("dequantised"), "--base", "dequantised", "--verify"])
+                .json()
             #expect(dequantised["base"]?.string?.contains("trained over") == true)
             for document in [original, dequantised] {
                 #expect(try #require(document["quantisation_over_update"]?.double) > 0)

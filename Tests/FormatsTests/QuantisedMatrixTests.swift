@@ -91,7 +91,8 @@ private func reference(_ operation: String, _ matrix: Tensor, _ more: KeyedList<
 
     /// Levels stay levels, zero is zero, and the largest value of a block comes back.
     @Test func nf4KeepsWhatItCanSay() throws {
-        let levels = try Tensor(NF4Matrix.levels + NF4Matrix.levels + NF4Matrix.levels + NF4Matrix.levels, shape: [4, 16])
+        let levels = try Tensor(
+            NF4Matrix.levels + NF4Matrix.levels + NF4Matrix.levels + NF4Matrix.levels, shape: [4, 16])
         #expect(try NF4Matrix(levels, quantisesScales: false).values(dtype: .float32).isIdentical(to: levels))
         let zeros = try NF4Matrix(Tensor.zeros([2, 96])).values(dtype: .float32)
         #expect(try zeros.isIdentical(to: Tensor.zeros([2, 96])))
@@ -147,7 +148,8 @@ private func reference(_ operation: String, _ matrix: Tensor, _ more: KeyedList<
         // A stand-in is no number, whoever asks, and a part of it is refused.
         let standIn = try matrix.standIn(dtype: .bfloat16)
         #expect(try callTensor("aten::isnan", standIn).all())
-        #expect(refusal { _ = try standIn.narrowed(0, start: 0, length: 1).unpacked(dtype: .float32) }.contains("a part"))
+        #expect(
+            refusal { _ = try standIn.narrowed(0, start: 0, length: 1).unpacked(dtype: .float32) }.contains("a part"))
     }
 }
 

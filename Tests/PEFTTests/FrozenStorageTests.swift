@@ -223,10 +223,12 @@ private final class CountingStorage: PackedStorage {
         let checkpoint = try Checkpoint(folder)
         #expect(refusal { _ = try checkpoint.backbone(dtype: .float32, form: .blocks) }.contains("no quantised blocks"))
         #expect(
-            refusal { _ = try checkpoint.backbone(dtype: .float32, device: .cuda(0), form: .int8) }.contains("on the CPU"))
+            refusal { _ = try checkpoint.backbone(dtype: .float32, device: .cuda(0), form: .int8) }.contains(
+                "on the CPU"))
     }
 }
 
 extension WeightForm: CustomTestStringConvertible {
+    /// The case with its settings.
     public var testDescription: String { "\(self)" }
 }

@@ -53,7 +53,9 @@ import Torch
             // Layers without an adapter were quantised in training as well.
             let name = "model.layers.0.mlp.up_proj.weight"
             let stored = try SafetensorsFile(path: folder("dequantised") + "/model.safetensors").tensor(name).tensor()
-            let weight = try Checkpoint(model).backbone(dtype: .float32, form: form).parameters.first { $0.path == name }
+            let weight = try Checkpoint(model).backbone(dtype: .float32, form: form).parameters.first {
+                $0.path == name
+            }
             #expect(try stored.isIdentical(to: #require(weight).values(dtype: .float32)))
         }
     }
