@@ -59,7 +59,9 @@ public final class StepProfile {
         productSeconds = try withoutGrad {
             try backbone.linears.reduce(0) { sum, linear in
                 let shape = linear.weight.frozen.shape
-                let seconds = try known[shape] ?? Self.secondsOfProducts(linear.weight.frozen, tokens: tokens)
+                let seconds =
+                    try known[shape]
+                    ?? Self.secondsOfProducts(linear.weight.values(dtype: backbone.dtype), tokens: tokens)
                 known[shape] = seconds
                 return sum + seconds
             }
