@@ -93,7 +93,8 @@ struct TernaryReader {
         var norm: Float = 0
         if start == .own { norm = Float(bitPattern: try cursor.integer(UInt32.self)) }
         guard norm >= 0, norm.isFinite else {
-            throw cursor.error("the norm of a start is \(norm); expected a finite number that is not negative", at: place)
+            throw cursor.error(
+                "the norm of a start is \(norm); expected a finite number that is not negative", at: place)
         }
         let rank = Int(try cursor.integer(UInt8.self))
         let shape = try (0..<rank).map { _ in Int(try cursor.integer(UInt32.self)) }

@@ -13,7 +13,8 @@ struct CombineCommand: ParsableCommand {
             whose effect is no low-rank update of weights is refused.
             """)
 
-    @ArgumentParser.Argument(help: ArgumentHelp("Trained adapters: their folders, or the folders of their runs.", valueName: "adapter"))
+    @ArgumentParser.Argument(
+        help: ArgumentHelp("Trained adapters: their folders, or the folders of their runs.", valueName: "adapter"))
     var adapters: [String]
 
     @Option(help: "How the adapters become one.")

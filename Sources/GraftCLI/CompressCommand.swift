@@ -5,14 +5,16 @@ import Graft
 struct CompressCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "compress",
-        abstract: "Make an adapter some tens of times smaller: the signs of its largest changes and one scale (ComPEFT).",
+        abstract:
+            "Make an adapter some tens of times smaller: the signs of its largest changes and one scale (ComPEFT).",
         discussion: """
             The folder holds adapter_model.ternary in the place of adapter_model.safetensors; every verb that takes an \
             adapter takes it. --decompress writes an ordinary folder again, which other programs read. Compressing \
             loses something: measure it with 'graft eval', and tune --density and --alpha on held-out rows.
             """)
 
-    @ArgumentParser.Argument(help: ArgumentHelp("A trained adapter: its folder, or the folder of its run.", valueName: "adapter"))
+    @ArgumentParser.Argument(
+        help: ArgumentHelp("A trained adapter: its folder, or the folder of its run.", valueName: "adapter"))
     var adapter: String
 
     @Option(help: ArgumentHelp("The share of values that is kept, such as 0.1.", valueName: "share"))

@@ -1,5 +1,5 @@
-import Foundation
 import Formats
+import Foundation
 import TestSupport
 import Testing
 
@@ -103,7 +103,9 @@ import Testing
             for index in good.indices {
                 var bad = good
                 bad[index] ^= 0x41
-                #expect(throws: FormatError.self, "byte \(index)") { try TernaryFile(path: folder.write(bad, to: "bad")) }
+                #expect(throws: FormatError.self, "byte \(index)") {
+                    try TernaryFile(path: folder.write(bad, to: "bad"))
+                }
                 #expect(throws: FormatError.self, "up to \(index)") {
                     try TernaryFile(path: folder.write(Data(good[..<index]), to: "bad"))
                 }
@@ -135,7 +137,9 @@ import Testing
                 ]
             ])
         let digits = Array(try #require(hex.string))
-        let bytes = stride(from: 0, to: digits.count, by: 2).compactMap { UInt8(String(digits[$0...($0 + 1)]), radix: 16) }
+        let bytes = stride(from: 0, to: digits.count, by: 2).compactMap {
+            UInt8(String(digits[$0...($0 + 1)]), radix: 16)
+        }
         try withTemporaryFolder { folder in
             let path = try folder.write(Data(bytes), to: "v")
             do {

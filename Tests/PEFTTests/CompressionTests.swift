@@ -99,7 +99,8 @@ import Torch
         try withTemporaryFolder { folder in
             try saved(name, on: backbone, to: folder("plain"))
             let report = try AdapterCompression(density: 0.2, alpha: 2).compress(
-                folder("plain"), to: folder("small")) { backbone }
+                folder("plain"), to: folder("small")
+            ) { backbone }
             #expect(try folder.contents(of: "small") == ["adapter_config.json", "adapter_model.ternary"])
             #expect(backbone.linears.allSatisfy { $0.adapter == nil })
             let small = try FileManager.default.attributesOfItem(atPath: folder("small/adapter_model.ternary"))
@@ -230,7 +231,8 @@ import Torch
             func sentence(_ density: Double, _ alpha: Double = 1) -> String {
                 refusal {
                     _ = try AdapterCompression(density: density, alpha: alpha).compress(
-                        folder("plain"), to: folder("small")) { backbone }
+                        folder("plain"), to: folder("small")
+                    ) { backbone }
                 }
             }
             for density in [0, -0.1, 1.01, .nan] { #expect(sentence(density).hasPrefix("density: ")) }

@@ -66,7 +66,8 @@ struct EffectiveUpdates {
         for name in names where name.hasSuffix(Self.down) {
             let base = name.dropLast(Self.down.count)
             guard base.hasPrefix(prefix) else {
-                throw PEFTError("\(stored.path): \"\(name)\" is no key of a layer; expected \(prefix)<path>\(Self.down)")
+                throw PEFTError(
+                    "\(stored.path): \"\(name)\" is no key of a layer; expected \(prefix)<path>\(Self.down)")
             }
             let path = String(base.dropFirst(prefix.count))
             let (rank, scale) = try method.rankAndScale(of: path)
@@ -74,7 +75,8 @@ struct EffectiveUpdates {
             let b = try stored.tensor(base + Self.up, start: nil).to(dtype: .float32)
             guard a.rank == 2, b.rank == 2, a.size(0) == rank, b.size(1) == rank else {
                 throw PEFTError(
-                    "\(stored.path): \(path) has factors of shapes \(a.shape) and \(b.shape); expected the rank \(rank)")
+                    "\(stored.path): \(path) has factors of shapes \(a.shape) and \(b.shape); expected the rank \(rank)"
+                )
             }
             updates.appendIfNew(key: path, value: .factors(down: a, up: b, scale: scale))
         }
@@ -89,7 +91,15 @@ struct EffectiveUpdates {
                 "\(folder): \(copy.parameter.path) is trained whole and not as an update; adapters with modules_to_save "
                     + "or bias cannot be combined")
         }
+        do {
+            try adapter.requireMergeable()
+        } catch let error as PEFTError {
+            throw PEFTError("\(folder): the adapter is no update of weights, so it cannot be combined: \(error)")
+        }
         for (linear, update) in adapter.updates {
+            if try update.mergedBias(linear.bias?.values(dtype: .float32)) != nil {
+                throw PEFTError("\(folder): the adapter changes the bias of \(linear.path), so it cannot be combined")
+            }
             let effective: Update = try withoutGrad {
                 if let update = update as? any LowRankUpdate {
                     let (down, up) = try update.factors()

@@ -97,7 +97,8 @@ public struct TaskVector {
     public func meanTernary(density: Double) throws -> TernaryVector {
         let mask = try kept(density: density).to(dtype: .float64)
         return try ternary(
-            density: density, scale: (values.to(dtype: .float64).absolute() * mask).sum().item(as: Double.self)
+            density: density,
+            scale: (values.to(dtype: .float64).absolute() * mask).sum().item(as: Double.self)
                 / mask.sum().item(as: Double.self))
     }
 
