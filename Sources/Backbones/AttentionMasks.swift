@@ -10,6 +10,7 @@ final class AttentionMasks {
     let segments: [Int]?
     private let device: Device
     private var rows: [Int: AttentionMasks] = [:]
+    private var shifted: [Int: AttentionMasks] = [:]
     private var windows: [Int: Tensor] = [:]
     /// By window, 0 for none.
     private var biases: [Int: Tensor] = [:]
@@ -41,6 +42,20 @@ final class AttentionMasks {
         if let known = rows[length] { return known }
         let masks = AttentionMasks(time: length, device: device)
         rows[length] = masks
+        return masks
+    }
+
+    /// The masks of a layer with so many keys in front, at the first positions; layers with as many share theirs.
+    func behind(_ prefix: Int) throws -> AttentionMasks {
+        if let known = shifted[prefix] { return known }
+        let front = try Tensor.arange(0, prefix, device: device).unsqueezed(0)
+        let masks = AttentionMasks(
+            time: time, past: past + prefix, given: try given?.widened(by: prefix),
+            positions: try positions.map { queries, keys in
+                let front = try front.expanded([keys.size(0), -1])
+                return (queries, try Tensor.concatenate([front, keys], dimension: 1))
+            }, device: device)
+        shifted[prefix] = masks
         return masks
     }
 

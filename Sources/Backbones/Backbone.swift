@@ -17,6 +17,14 @@ public protocol Backbone: AnyObject {
     var parameters: [Parameter] { get }
     /// The projection onto the vocabulary, the last of `linears`.
     var head: Linear { get }
+    /// Attention and MLP of every block, in order.
+    var sublayers: [Sublayer] { get }
+    /// The keys and values of every attention layer, in order.
+    var attentionStates: [AttentionState] { get }
+    /// The table of token vectors.
+    var embedding: TokenEmbedding { get }
+    /// The blocks.
+    var blockStack: BlockStack { get }
 
     /// The final hidden states of token ids.
     ///

@@ -4,8 +4,10 @@ import Torch
 public final class KeyValueCache {
     /// The tokens that fit.
     public let capacity: Int
-    /// The tokens that every layer holds.
+    /// The tokens that every layer holds, virtual ones not counted.
     public private(set) var length = 0
+    /// The virtual tokens in front of them.
+    private(set) var leading = 0
     private var keys: [Tensor?]
     private var values: [Tensor?]
     /// The tokens' positions, `[batch or 1, length]`, once a pass has given some; until then the n-th is at n.
@@ -27,17 +29,20 @@ public final class KeyValueCache {
     /// - Throws: `ModelError` when the capacity is exceeded; `TorchError` when the shapes differ from earlier ones.
     func append(_ key: Tensor, _ value: Tensor, layer: Int) throws -> (key: Tensor, value: Tensor) {
         let new = key.size(2)
-        guard length + new <= capacity else {
-            throw ModelError("\(length + new) tokens do not fit into a key/value cache of \(capacity)")
+        // The first pass brings the virtual tokens along.
+        let start = length == 0 ? 0 : leading + length
+        guard start + new <= leading + capacity else {
+            throw ModelError(
+                "\(start + new - leading) tokens do not fit into a key/value cache of \(capacity)")
         }
         let allKeys = try keys[layer] ?? store(like: key)
         let allValues = try values[layer] ?? store(like: value)
         (keys[layer], values[layer]) = (allKeys, allValues)
-        try allKeys.narrowed(2, start: length, length: new).copy(from: key)
-        try allValues.narrowed(2, start: length, length: new).copy(from: value)
+        try allKeys.narrowed(2, start: start, length: new).copy(from: key)
+        try allValues.narrowed(2, start: start, length: new).copy(from: value)
         return (
-            try allKeys.narrowed(2, start: 0, length: length + new),
-            try allValues.narrowed(2, start: 0, length: length + new)
+            try allKeys.narrowed(2, start: 0, length: start + new),
+            try allValues.narrowed(2, start: 0, length: start + new)
         )
     }
 
@@ -81,11 +86,17 @@ public final class KeyValueCache {
         return all
     }
 
+    /// Says how many virtual tokens the first pass brings, before it adds anything.
+    func begin(leading: Int) { self.leading = leading }
+
     /// Counts tokens that all layers have been given.
     func advance(by count: Int) { length += count }
 
     /// Forgets the tokens from `length` on.
-    public func truncate(to length: Int) { self.length = min(self.length, max(0, length)) }
+    public func truncate(to length: Int) {
+        self.length = min(self.length, max(0, length))
+        if self.length == 0 { leading = 0 }
+    }
 
     /// Forgets all rows of the batch but some.
     ///
@@ -94,9 +105,9 @@ public final class KeyValueCache {
     public func keep(rows: Tensor) throws {
         func kept(_ tensor: Tensor?) throws -> Tensor? {
             guard let tensor else { return nil }
-            let chosen = try tensor.narrowed(2, start: 0, length: length).gathered(rows)
+            let chosen = try tensor.narrowed(2, start: 0, length: leading + length).gathered(rows)
             let result = try store(like: chosen)
-            try result.narrowed(2, start: 0, length: length).copy(from: chosen)
+            try result.narrowed(2, start: 0, length: leading + length).copy(from: chosen)
             return result
         }
         for layer in keys.indices {
@@ -108,6 +119,6 @@ public final class KeyValueCache {
 
     private func store(like tensor: Tensor) throws -> Tensor {
         let shape = tensor.shape
-        return try Tensor.empty([shape[0], shape[1], capacity, shape[3]], dtype: tensor.dtype, device: tensor.device)
+        return try Tensor.empty([shape[0], shape[1], leading + capacity, shape[3]], dtype: tensor.dtype, device: tensor.device)
     }
 }

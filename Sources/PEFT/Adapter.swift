@@ -52,6 +52,29 @@ public struct AdapterConfiguration: Sendable {
     }
 }
 
+extension AdapterConfiguration {
+    /// What the method may touch in a model; the selection gets the method's default targets where it has none.
+    fileprivate mutating func points(of backbone: any Backbone) throws -> AttachPoints {
+        let layers = selection.layersToTransform.flatMap { $0.indices.isEmpty ? nil : $0.indices }
+        guard type(of: method).usesLinears else {
+            guard selection.targetModules == nil, selection.excludeModules == nil else {
+                throw PEFTError(
+                    "target_modules: \(type(of: method).peftType) does not act on single layers; leave target_modules and "
+                        + "exclude_modules unset, and choose blocks by layers_to_transform")
+            }
+            let linears = backbone.linears.filter { $0.layer.map { layers?.contains($0) ?? true } ?? false }
+            return AttachPoints(linears: linears, of: backbone, layers: layers)
+        }
+        selection.targetModules = selection.targetModules ?? type(of: method).defaultTargets
+        let linears = try selection.linears(of: backbone)
+        // Said before anything is computed; attaching looks again.
+        if let taken = linears.first(where: { $0.adapter != nil }) {
+            throw PEFTError("\(taken.path) already has an adapter; detach it first")
+        }
+        return AttachPoints(linears: linears, of: backbone, layers: layers)
+    }
+}
+
 /// A method at work in a model: the owner of the trainable tensors.
 ///
 /// Making an adapter fills the slots of the layers that it adapts; ``detach()`` empties them, after which the model is
@@ -65,13 +88,16 @@ public final class Adapter {
     public let buffers: KeyedList<Tensor>
     /// The layers with a changed weight.
     public let updates: [(linear: Linear, update: any WeightUpdate)]
-    /// The parameters that are trained as copies (`modules_to_save`, biases).
+    /// What stands in other places than linear layers, trained copies of parameters not counted.
+    public let others: [Attached]
+    /// The parameters that are trained as copies: the method's own, `modules_to_save` and biases.
     public let copies: [(parameter: Parameter, tensor: Tensor)]
     private let attachment: Attachment
-    /// What stands in the slots of the layers of `updates` while it is attached.
-    private let slots: [WeightSlot]
-    /// What stands in for the weights of `updates` while they are merged.
-    private var mergedWeights: [Tensor]?
+    /// What stands in the model's slots while the adapter is attached and not merged.
+    private let places: [Attached]
+    /// What stands there instead while it is merged.
+    private var mergedPlaces: [Attached]?
+    private var knowsSchedule = false
     package let backbone: any Backbone
 
     /// Makes the trainable tensors of a method for a model, and fills the model's slots.
@@ -91,27 +117,24 @@ public final class Adapter {
         var configuration = configuration
         try configuration.method.validate()
         configuration.method = configuration.method.resolved(seed: seed)
-        let targets = configuration.selection.targetModules ?? type(of: configuration.method).defaultTargets
-        configuration.selection.targetModules = targets
-        let linears = try configuration.selection.linears(of: backbone)
-        // Said before anything is computed; `attach()` looks again.
-        if let taken = linears.first(where: { $0.adapter != nil }) {
-            throw PEFTError("\(taken.path) already has an adapter; detach it first")
-        }
-        let points = AttachPoints(linears: linears, configuration: backbone.configuration, device: backbone.device)
+        let points = try configuration.points(of: backbone)
         let count = try configuration.method.trainedCount(in: points)
         guard count <= mostValues else {
             throw PEFTError("the settings ask for \(count) trained values, more than there can be; lower the rank")
         }
         attachment = try withoutGrad { try configuration.method.attach(to: points, seed: seed) }
         updates = attachment.updates
-        slots = attachment.updates.map { WeightSlot($0.update) }
+        others = attachment.others
         buffers = attachment.buffers
-        copies = try Self.copies(configuration.selection, adapted: attachment.updates.map(\.linear), of: backbone)
-        let copied = try zip(copies, Self.copyNames(copies.map(\.parameter), adapted: updates.map(\.linear))).map {
-            try Trainable(copying: $0.0.tensor, as: $0.1)
+        let (attachment, adapted) = (self.attachment, attachment.updates.map(\.linear))
+        let whole = try Self.copies(configuration.selection, adapted: adapted, of: backbone).filter { copy in
+            !attachment.copies.contains { $0.parameter === copy.parameter }
         }
-        trainables = attachment.trainables + copied
+        copies = attachment.copies + whole
+        trainables = try attachment.trainables + Self.trainables(whole, adapted: adapted)
+        places =
+            updates.map { Attached($0.linear, WeightSlot($0.update)) } + others
+            + copies.map { Attached($0.parameter, $0.tensor) }
         self.configuration = configuration
         self.backbone = backbone
         try attach()
@@ -121,7 +144,7 @@ public final class Adapter {
     public var parameterCount: Int { trainables.reduce(0) { $0 + $1.tensor.count } }
 
     /// Whether the updates are in the model's weights and not in its slots; see ``mergeIntoBackbone()``.
-    public var isMerged: Bool { mergedWeights != nil }
+    public var isMerged: Bool { mergedPlaces != nil }
 
     /// Fills the model's slots; done when the adapter is made.
     ///
@@ -129,22 +152,15 @@ public final class Adapter {
     public func attach() throws {
         try requireFree()
         detach()
-        for ((linear, _), slot) in zip(updates, slots) { linear.adapter = slot }
-        for (parameter, tensor) in copies { parameter.replacement = tensor }
+        for place in places { place.fill() }
     }
 
     /// Empties the model's slots, merged or not: what this adapter changed is the pretrained model's bit for bit.
     ///
     /// Other adapters stay where they are, so several are taken off in any order.
     public func detach() {
-        for (index, (linear, _)) in updates.enumerated() {
-            if linear.adapter === slots[index] { linear.adapter = nil }
-            if let merged = mergedWeights?[index], linear.weight.replacement === merged {
-                linear.weight.replacement = nil
-            }
-        }
-        for (parameter, tensor) in copies where parameter.replacement === tensor { parameter.replacement = nil }
-        mergedWeights = nil
+        for place in places + (mergedPlaces ?? []) { place.clear() }
+        mergedPlaces = nil
     }
 
     /// Puts merged weights in the place of the pretrained ones, so that adapted layers cost no more than others.
@@ -152,23 +168,30 @@ public final class Adapter {
     /// They are formed in fp32 and rounded once to the model's dtype. The pretrained weights stay in memory untouched,
     /// for ``unmerge()``.
     ///
-    /// - Throws: `PEFTError` naming a layer that another adapter holds; `TorchError` when memory is short. The adapter
-    ///   then stays where it was.
+    /// - Throws: `PEFTError` naming a layer that another adapter holds, or saying why the method cannot be merged;
+    ///   `TorchError` when memory is short. The adapter then stays where it was.
     public func mergeIntoBackbone() throws {
         guard !isMerged else { return }
+        try requireMergeable()
         try requireFree()
-        let weights = try updates.map { linear, update in
-            try withoutGrad {
-                try update.merged(into: linear.weight.values(dtype: .float32)).detached()
-                    .to(dtype: linear.weight.frozen.dtype)
-            }
+        let merged = try withoutGrad {
+            try updates.flatMap { try Self.merged($0.linear, $0.update) } + copies.map { Attached($0.0, $0.1) }
         }
         try attach()
-        for ((linear, _), weight) in zip(updates, weights) {
-            linear.adapter = nil
-            linear.weight.replacement = weight
+        for place in places { place.clear() }
+        for place in merged { place.fill() }
+        mergedPlaces = merged
+    }
+
+    /// A layer's weight, and its bias where that changes, with an update in it.
+    private static func merged(_ linear: Linear, _ update: any WeightUpdate) throws -> [Attached] {
+        let weight = try update.merged(into: linear.weight.values(dtype: .float32)).detached()
+        let merged = Attached(linear.weight, try weight.to(dtype: linear.weight.frozen.dtype))
+        guard let values = try update.mergedBias(linear.bias?.values(dtype: .float32)) else { return [merged] }
+        guard let bias = linear.bias else {
+            throw PEFTError("\(linear.path) has no bias that the adapter's could be merged into")
         }
-        mergedWeights = weights
+        return [merged, Attached(bias, try values.detached().to(dtype: bias.frozen.dtype))]
     }
 
     /// Takes merged weights away again and returns to the slots; the pretrained weights are the old ones bit for bit.
@@ -178,29 +201,71 @@ public final class Adapter {
         if isMerged { try attach() }
     }
 
-    /// Two adapters on one layer would silently be one: the later.
+    /// Refuses methods that change more than weights.
+    ///
+    /// - Throws: `PEFTError` with the method's reason.
+    package func requireMergeable() throws {
+        let type = type(of: configuration.method)
+        if let reason = type.mergeRefusal { throw PEFTError("\(type.peftType) cannot be merged: \(reason)") }
+        guard let other = others.first else { return }
+        throw PEFTError("\(type.peftType) cannot be merged: it acts in \(other.point.path), not in a weight alone")
+    }
+
+    /// Two adapters in one place would silently be one: the later.
     private func requireFree() throws {
-        for (index, (linear, _)) in updates.enumerated() {
-            if let other = linear.adapter, other !== slots[index] {
-                throw PEFTError("\(linear.path) already has an adapter; detach it first")
+        let own = places + (mergedPlaces ?? [])
+        let points: [any AttachPoint] = own.map(\.point) + updates.map { $0.linear.weight }
+        for point in points {
+            guard let held = point.occupant, !own.contains(where: { $0.occupant === held }) else { continue }
+            guard point is Parameter else {
+                throw PEFTError("\(point.path) already has an adapter; detach it first")
             }
-            if let other = linear.weight.replacement, other !== mergedWeights?[index] {
-                throw PEFTError(
-                    "\(linear.weight.path) already has merged or trained values in its place; unmerge or detach that "
-                        + "adapter first")
-            }
-        }
-        for (parameter, tensor) in copies {
-            if let other = parameter.replacement, other !== tensor {
-                throw PEFTError("\(parameter.path) is already trained by another adapter; detach it first")
-            }
+            throw PEFTError(
+                copies.contains { $0.parameter === point }
+                    ? "\(point.path) is already trained by another adapter; detach it first"
+                    : "\(point.path) already has merged or trained values in its place; unmerge or detach that adapter "
+                        + "first")
         }
     }
 
-    /// What the method changes in its gradients before they are clipped.
+    // MARK: Training
+
+    /// Tells the method how long it will be trained; the trainer calls it, and a training loop of one's own has to.
+    ///
+    /// - Parameter totalSteps: The optimiser steps of the whole run.
+    /// - Throws: `PEFTError` when the method's schedule does not fit into them.
+    public func trainingBegins(totalSteps: Int) throws {
+        try attachment.hook?.trainingBegins(totalSteps: totalSteps)
+        knowsSchedule = true
+    }
+
+    /// A step begins, before its first forward pass; steps count from 0.
+    ///
+    /// - Throws: `PEFTError` for a method with a schedule when ``trainingBegins(totalSteps:)`` was not called.
+    public func stepBegins(_ step: Int) throws {
+        guard let hook = attachment.hook else { return }
+        guard knowsSchedule || !hook.requiresSchedule else {
+            throw PEFTError(
+                "\(type(of: configuration.method).peftType) has a schedule; call trainingBegins(totalSteps:) before the "
+                    + "first step")
+        }
+        try hook.stepBegins(step)
+    }
+
+    /// The gradients of a step are complete and not yet clipped: what the method changes in them.
     ///
     /// - Throws: `TorchError` when an operator fails.
-    public func prepareStep() throws { try attachment.beforeStep?() }
+    public func gradientsAreReady(_ step: Int) throws { try attachment.hook?.gradientsAreReady(step) }
+
+    /// The optimiser has changed the tensors, and the gradients are still there.
+    ///
+    /// - Throws: `TorchError` when an operator fails.
+    public func stepEnded(_ step: Int) throws { try attachment.hook?.stepEnded(step) }
+
+    /// A scalar that the method adds to the loss of a step, or nil.
+    ///
+    /// - Throws: `TorchError` when an operator fails.
+    public func penalty() throws -> Tensor? { try attachment.penalty?() }
 
     /// What is saved: the method's settings and its tensors by their keys in `adapter_model.safetensors`.
     ///
@@ -229,9 +294,16 @@ public final class Adapter {
     /// - Throws: `TorchError` when memory is short.
     public func merged(_ parameter: Parameter, pretrained: Tensor? = nil) throws -> Tensor? {
         try withoutGrad {
+            func values() throws -> Tensor {
+                try pretrained?.to(dtype: .float32) ?? parameter.values(dtype: .float32)
+            }
             if let update = updates.first(where: { $0.linear.weight === parameter })?.update {
-                let weight = try pretrained?.to(dtype: .float32) ?? parameter.values(dtype: .float32)
-                return try update.merged(into: weight).detached()
+                return try update.merged(into: values()).detached()
+            }
+            if let update = updates.first(where: { $0.linear.bias === parameter })?.update,
+                let bias = try update.mergedBias(values())
+            {
+                return try bias.detached()
             }
             return try copies.first { $0.parameter === parameter }?.tensor.detached()
         }
@@ -251,14 +323,17 @@ public final class Adapter {
         return try chosen.map { ($0, try $0.values(dtype: .float32).cloned().requiringGrad()) }
     }
 
-    /// peft puts the tensors of an adapted layer itself below `base_layer`.
-    private static func copyNames(_ parameters: [Parameter], adapted: [Linear]) -> [String] {
+    /// Copies as trainable tensors; peft puts those of an adapted layer itself below `base_layer`.
+    private static func trainables(
+        _ copies: [(parameter: Parameter, tensor: Tensor)], adapted: [Linear]
+    ) throws -> [Trainable] {
         let paths = Set(adapted.map(\.path))
-        return parameters.map { parameter in
+        return try copies.map { parameter, tensor in
             let (module, name) = (
                 parameter.modulePath, String(parameter.path.dropFirst(parameter.modulePath.count + 1))
             )
-            return adapterKey(module, paths.contains(module) ? "base_layer.\(name)" : name)
+            return try Trainable(
+                copying: tensor, as: adapterKey(module, paths.contains(module) ? "base_layer.\(name)" : name))
         }
     }
 }

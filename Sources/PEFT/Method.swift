@@ -13,6 +13,11 @@ public protocol Method: Sendable {
     static var fields: [Field<Self>] { get }
     /// The layers that are adapted where `target_modules` does not say.
     static var defaultTargets: Selection.Modules { get }
+    /// Whether `target_modules` selects linear layers; where it does not, the method is offered all of them.
+    static var usesLinears: Bool { get }
+    /// Why the method cannot be worked into the model's weights, or nil where it can; it ends a sentence that begins
+    /// with the method's name.
+    static var mergeRefusal: String? { get }
 
     /// What a folder of this type holds beside these fields.
     static var folderFields: FolderFields { get }
@@ -52,6 +57,10 @@ public protocol Method: Sendable {
 extension Method {
     /// Queries and values, as in peft.
     public static var defaultTargets: Selection.Modules { .names(["q_proj", "v_proj"]) }
+    /// Linear layers are selected.
+    public static var usesLinears: Bool { true }
+    /// It can be merged.
+    public static var mergeRefusal: String? { nil }
     /// Nothing.
     public static var folderFields: FolderFields { FolderFields() }
     /// The value itself.
@@ -80,47 +89,6 @@ extension Method {
             throw PEFTError("\(name): expected \(field.form), found \(value.compact)")
         }
         return changed
-    }
-}
-
-/// What a method may touch in a model: the selected layers with their roles, and the sizes around them.
-public struct AttachPoints {
-    /// The selected linear layers, in the checkpoint's order.
-    public let linears: [Linear]
-    /// The model's sizes.
-    public let configuration: LlamaConfiguration
-    /// Where the model lives, and so the trainable tensors.
-    public let device: Device
-
-    package init(linears: [Linear], configuration: LlamaConfiguration, device: Device) {
-        self.linears = linears
-        self.configuration = configuration
-        self.device = device
-    }
-
-    /// The selected layers with one of the given roles.
-    public func linears(_ roles: LinearRole...) -> [Linear] {
-        linears.filter { roles.contains($0.role) }
-    }
-}
-
-/// What a method has made for a model.
-public struct Attachment {
-    /// The trainable tensors, in a fixed order.
-    public var trainables: [Trainable]
-    /// What each adapted layer computes now.
-    public var updates: [(linear: Linear, update: any WeightUpdate)]
-    /// Frozen tensors that belong to the adapter's state but not to its file, such as factors taken off the base.
-    public var buffers: KeyedList<Tensor> = [:]
-    /// Runs between the backward pass and the clipping of gradients, for methods that change their gradients.
-    public var beforeStep: (() throws -> Void)?
-    /// What is saved where that is not simply the trainable tensors.
-    public var export: (() throws -> (method: any Method, tensors: KeyedList<Tensor>))?
-
-    /// Makes an attachment.
-    public init(trainables: [Trainable], updates: [(linear: Linear, update: any WeightUpdate)]) {
-        self.trainables = trainables
-        self.updates = updates
     }
 }
 

@@ -18,6 +18,16 @@ public protocol WeightUpdate {
     /// - Parameter weight: `[out, in]`, fp32 or wider.
     /// - Returns: `[out, in]` in the same dtype.
     func merged(into weight: Tensor) throws -> Tensor
+    /// The bias with the update in it, or nil (the default) where it stays as it is.
+    ///
+    /// - Parameter bias: `[out]`, fp32 or wider, or nil where the layer has none.
+    /// - Returns: `[out]`.
+    func mergedBias(_ bias: Tensor?) throws -> Tensor?
+}
+
+extension WeightUpdate {
+    /// The bias stays as it is.
+    public func mergedBias(_ bias: Tensor?) throws -> Tensor? { nil }
 }
 
 /// An update that is added: `W' = W + dW`.

@@ -187,6 +187,7 @@ public final class Trainer {
 
     private func runToTheEnd() throws -> TrainingResult {
         let interruption = Interruption(endsAtSecond: peers == nil)
+        try adapter.trainingBegins(totalSteps: totalSteps)
         let before = state.step == 0 ? try evaluate() : nil
         while state.step < totalSteps, !(peers == nil ? interruption.isRequested : agreed.stop) {
             try takeProfiledStep(interruption)
@@ -220,6 +221,7 @@ public final class Trainer {
     /// One optimiser step: gradients of all its rows, clipping, update.
     private func takeStep(_ interruption: Interruption) throws {
         let start = ContinuousClock.now
+        try adapter.stepBegins(state.step)
         let plan = order.plan(step: state.step, layout: recipe.layout) { data.length(at: $0) }
         var sums: StepSums
         do {
@@ -231,20 +233,29 @@ public final class Trainer {
             let wishes = DistributedRun.Wishes(stop: interruption.isRequested, save: isSaveDueByClock)
             agreed = try peers.combine(&sums, adapter.trainables, wishes)
         }
+        let penalty = try addPenalty()
         let learningRate = recipe.learningRate * schedule.factor(at: state.step)
         let warning = try gradientCheck.check(adapter, step: state.step + 1, learningRate: learningRate)
         warning.map { report?.note($0) }
-        try adapter.prepareStep()
+        try adapter.gradientsAreReady(state.step)
         let gradients = adapter.trainables.compactMap(\.tensor.grad)
         let norm = try clipNorm(of: gradients, to: recipe.maxGradNorm)
         guard norm.isFinite else { throw try stop(nonFiniteGuard.explain(gradientNorm: norm, in: plan)) }
         try optimiser.step(learningRate: learningRate)
+        try adapter.stepEnded(state.step)
         for trainable in adapter.trainables { try trainable.tensor.setGrad(nil) }
 
         state.countStep(
             tokens: sums.tokens, lossSum: sums.loss, supervised: sums.supervised,
             seconds: start.duration(to: .now) / .seconds(1))
-        if isDue(recipe.loggingSteps) || state.step == totalSteps { try record(sums, learningRate, norm) }
+        if isDue(recipe.loggingSteps) || state.step == totalSteps { try record(sums, learningRate, norm, penalty) }
+    }
+
+    /// Adds the gradient of what the method adds to the loss; every process of a run computes the same.
+    private func addPenalty() throws -> Double? {
+        guard let penalty = try adapter.penalty() else { return nil }
+        try penalty.backward()
+        return try penalty.item()
     }
 
     private var nonFiniteGuard: NonFiniteGuard {
@@ -273,7 +284,7 @@ public final class Trainer {
 
     // MARK: Reports
 
-    private func record(_ sums: StepSums, _ learningRate: Double, _ norm: Double) throws {
+    private func record(_ sums: StepSums, _ learningRate: Double, _ norm: Double, _ penalty: Double?) throws {
         var metrics = Metrics(step: state.step)
         let loss = state.unreportedLoss / Double(max(state.unreportedTargets, 1))
         metrics.epoch = order.epochs(steps: state.step)
@@ -285,6 +296,7 @@ public final class Trainer {
             state.unreportedSeconds > 0
             ? Double(state.unreportedTokens) / state.unreportedSeconds : nil
         metrics.peakMemoryBytes = try Memory.peak(on: model.backbone.device)
+        metrics.others["penalty"] = penalty
         if sums.paddingShare > 0 { metrics.others["padding_share"] = sums.paddingShare }
         try report?.record(metrics)
         lastLoss = loss

@@ -251,7 +251,7 @@ struct AdapterFolderTests {
         for kind in ["llama", "qwen3"] {
             let adapter = try randomAdapter(try await backbone(kind), method: method, settings: ["r": 3])
             let points = AttachPoints(
-                linears: adapter.updates.map(\.linear), configuration: adapter.backbone.configuration, device: .cpu)
+                linears: adapter.updates.map(\.linear), of: adapter.backbone)
             #expect(try Int(adapter.configuration.method.trainedCount(in: points)) == adapter.parameterCount)
         }
     }

@@ -93,7 +93,7 @@ import Torch
         let first: Double = try nextTokenLoss(backbone, ids).item()
         for _ in 0..<3 {
             try nextTokenLoss(backbone, ids).backward()
-            try adapter.prepareStep()
+            try adapter.gradientsAreReady(0)
             try adapter.descend(0.05)
         }
         #expect(try nextTokenLoss(backbone, ids).item(as: Double.self) < first)

@@ -236,7 +236,7 @@ import Torch
             let wide = try gradient.to(dtype: .float64)
             expected.append((tensor, try name == "B" ? matrix.matmul(wide) : wide.matmul(matrix)))
         }
-        try adapter.prepareStep()
+        try adapter.gradientsAreReady(0)
         for (tensor, gradient) in expected { #expect(try relativeGap(#require(tensor.grad), gradient) < 1e-5) }
     }
 
@@ -253,7 +253,7 @@ import Torch
             try adapter.tensor("lorta_B").multiply(by: 1 / factor)
         }
         try nextTokenLoss(backbone, model.tokens()).backward()
-        try adapter.prepareStep()
+        try adapter.gradientsAreReady(0)
         return try withoutGrad {
             var change = try adapter.lowRankUpdates().map { try $0.update.dense().zerosLike() }
             for name in Self.factorNames {
@@ -285,14 +285,14 @@ import Torch
             "lorta", ["precondition": true, "precondition_relative_eps": JSON(isRelative)], on: backbone)
         try nextTokenLoss(backbone, model.tokens()).backward()
         let before = try adapter.trainables.map { try #require($0.tensor.grad).cloned() }
-        try adapter.prepareStep()
+        try adapter.gradientsAreReady(0)
         for (trainable, old) in zip(adapter.trainables, before) {
             #expect(try #require(trainable.tensor.grad).isIdentical(to: old))
         }
         try adapter.descend(0.1)
         try nextTokenLoss(backbone, model.tokens()).backward()
         let plain = try #require(adapter.tensor("lorta_B").grad).cloned()
-        try adapter.prepareStep()
+        try adapter.gradientsAreReady(0)
         for trainable in adapter.trainables { #expect(try #require(trainable.tensor.grad).isAllFinite()) }
         #expect(try relativeGap(#require(adapter.tensor("lorta_B").grad), plain) > 0.01)
     }
@@ -305,7 +305,7 @@ import Torch
         try adapter.randomise(seed: 38)
         let a = try adapter.tensor("lorta_A")
         try a.setGrad(Tensor.ones(a.shape))
-        try adapter.prepareStep()
+        try adapter.gradientsAreReady(0)
         var product = 1.25
         for name in Self.factorNames.dropFirst() {
             product *= try adapter.tensor(name).squared().sum().item(as: Double.self)

@@ -118,7 +118,7 @@ public struct LoRTA: Method {
                 return (layer, LoRTAUpdate(shared: factors, place: place, scale: scale, dropout: dropout))
             })
         if precondition {
-            attachment.beforeStep = { [epsilon, isEpsilonRelative] in
+            attachment.hook = GradientHook { [epsilon, isEpsilonRelative] in
                 try factors.preconditionGradients(epsilon: epsilon, isRelative: isEpsilonRelative)
             }
         }
