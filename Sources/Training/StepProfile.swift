@@ -60,7 +60,8 @@ public final class StepProfile {
         products = try withoutGrad {
             try backbone.linears.reduce(into: ProductTimes()) { sum, linear in
                 let shape = linear.weight.frozen.shape
-                let times = try known[shape] ?? Self.times(of: linear.weight.frozen, tokens: tokens)
+                let times =
+                    try known[shape] ?? Self.times(of: linear.weight.values(dtype: backbone.dtype), tokens: tokens)
                 known[shape] = times
                 sum.add(times)
             }
