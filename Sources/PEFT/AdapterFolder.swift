@@ -23,10 +23,13 @@ extension Adapter {
         if let baseModel { configuration.remaining["base_model_name_or_path"] = .string(baseModel) }
         try AtomicFolder.write(to: folder) { temporary in
             try AtomicFile.write(
-                AdapterConfigurationFile.text(of: configuration),
+                AdapterConfigurationFile.text(of: configuration, for: backbone.configuration),
                 to: joined(temporary, AdapterConfigurationFile.name))
             var wide = KeyedList<Tensor>()
-            for (name, tensor) in tensors { wide.appendIfNew(key: name, value: try tensor.to(dtype: .float32)) }
+            for (name, tensor) in tensors {
+                let dtype = tensor.dtype.isFloatingPoint ? DType.float32 : tensor.dtype
+                wide.appendIfNew(key: name, value: try tensor.to(dtype: dtype))
+            }
             try SafetensorsWriter.write(wide, to: joined(temporary, AdapterFolder.weights))
         }
     }
@@ -65,7 +68,11 @@ extension Adapter {
         let stored = file.tensors.reduce(0) { $0 + Double($1.value.elementCount) }
         let adapter: Adapter
         do {
-            adapter = try Adapter(configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored + 1e7)
+            try type(of: configuration.method).folderFields.requireModel(
+                backbone.configuration, in: configuration.remaining)
+            adapter = try Adapter(configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored + 1e7) {
+                try file.tensors[$0]?.tensor()
+            }
         } catch let error as PEFTError {
             throw PEFTError("\(folder): \(error)")
         }
@@ -81,7 +88,7 @@ extension Adapter {
     private func fill(from file: SafetensorsFile, pretrained: (Parameter) throws -> Tensor) throws {
         var shapes = KeyedList<[Int]>()
         for (name, tensor) in file.tensors where try !isPretrainedCopy(tensor, pretrained) {
-            guard let dtype = tensor.type.dtype, dtype.isFloatingPoint else {
+            guard let dtype = tensor.type.dtype, dtype.isFloatingPoint || indices[name] != nil else {
                 throw FormatError(
                     file: file.file.path, place: .key(name),
                     "expected floating-point numbers, found dtype \(tensor.type.rawValue)")
@@ -90,6 +97,7 @@ extension Adapter {
         }
         var expected = KeyedList<Tensor>()
         for trainable in trainables { expected.appendIfNew(key: trainable.name, value: trainable.tensor) }
+        for (name, tensor) in indices { expected.appendIfNew(key: name, value: tensor) }
         try TensorAgreement(found: shapes, expected: expected).require(
             in: file.file.path, blocks: backbone.configuration.numHiddenLayers)
         for (name, tensor) in expected { try tensor.overwrite(with: file.tensor(name).tensor()) }
@@ -128,6 +136,7 @@ extension Adapter {
         var state = KeyedList<Tensor>()
         for trainable in trainables { state.appendIfNew(key: trainable.name, value: trainable.tensor) }
         for (name, buffer) in buffers { state.appendIfNew(key: name, value: buffer) }
+        for (name, tensor) in indices { state.appendIfNew(key: name, value: tensor) }
         return state
     }
 

@@ -11,6 +11,10 @@ public struct AttachPoints {
     public let attentionStates: [AttentionState]
     /// The model, for what is one of a kind in it and for its parameters.
     public let backbone: any Backbone
+    /// The tensors of the folder that is being loaded, by their keys; nil where an adapter begins.
+    ///
+    /// Trainable tensors are filled from it in any case; this is for what decides their shapes.
+    public internal(set) var stored: ((String) throws -> Tensor?)?
 
     /// Makes the points of a model.
     ///
