@@ -8,6 +8,16 @@ public protocol AttentionPrefix: AnyObject {
     ///
     /// - Returns: Each `[batch or 1, heads, length, dimension]` in the model's dtype.
     func keysAndValues(of state: AttentionState, in context: Context) throws -> (keys: Tensor, values: Tensor)
+    /// How much of attention with the prefix there is, the rest being attention to the tokens alone; nil (the default)
+    /// where the prefix is simply there.
+    ///
+    /// - Returns: A tensor that broadcasts to `[batch, heads, time, dimension]`, in the model's dtype.
+    func gate(of state: AttentionState, in context: Context) throws -> Tensor?
+}
+
+extension AttentionPrefix {
+    /// The prefix is simply there.
+    public func gate(of state: AttentionState, in context: Context) throws -> Tensor? { nil }
 }
 
 /// The keys and values of one attention layer, with a slot for a prefix.

@@ -54,7 +54,7 @@ public struct AdapterConfiguration: Sendable {
 
 extension AdapterConfiguration {
     /// What the method may touch in a model; the selection gets the method's default targets where it has none.
-    fileprivate mutating func points(of backbone: any Backbone) throws -> AttachPoints {
+    package mutating func points(of backbone: any Backbone) throws -> AttachPoints {
         let layers = selection.layersToTransform.flatMap { $0.indices.isEmpty ? nil : $0.indices }
         guard type(of: method).usesLinears else {
             guard selection.targetModules == nil, selection.excludeModules == nil else {
@@ -114,16 +114,16 @@ public final class Adapter {
         try self.init(configuration, on: backbone, seed: seed, mostValues: 1e12)
     }
 
-    /// As the public form, for a method that trains no more than so many values, and for a folder's tensors.
+    /// As the public form, for a method that trains no more than so many values, and for a folder that is loaded.
     init(
         _ configuration: AdapterConfiguration, on backbone: any Backbone, seed: Seed, mostValues: Double,
-        stored: ((String) throws -> Tensor?)? = nil
+        folder: StoredFolder? = nil
     ) throws {
         var configuration = configuration
         try configuration.method.validate()
         configuration.method = configuration.method.resolved(seed: seed)
         var points = try configuration.points(of: backbone)
-        points.stored = stored
+        points.folder = folder
         let count = try configuration.method.trainedCount(in: points)
         guard count <= mostValues else {
             throw PEFTError("the settings ask for \(count) trained values, more than there can be; lower the rank")

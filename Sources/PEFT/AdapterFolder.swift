@@ -51,7 +51,7 @@ extension Adapter {
 
     /// As the public form, for a model whose pretrained values come from elsewhere.
     package static func load(
-        from folder: String, onto backbone: any Backbone, pretrained: (Parameter) throws -> Tensor
+        from folder: String, onto backbone: any Backbone, pretrained: @escaping (Parameter) throws -> Tensor
     ) throws -> Adapter {
         guard PathKind(folder) == .folder else {
             throw PEFTError("\(folder): expected an adapter's folder with \(AdapterConfigurationFile.name)")
@@ -70,9 +70,9 @@ extension Adapter {
         do {
             try type(of: configuration.method).folderFields.requireModel(
                 backbone.configuration, in: configuration.remaining)
-            adapter = try Adapter(configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored + 1e7) {
-                try file.tensors[$0]?.tensor()
-            }
+            adapter = try Adapter(
+                configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored + 1e7,
+                folder: StoredFolder(tensor: { try file.tensors[$0]?.tensor() }, pretrained: pretrained))
         } catch let error as PEFTError {
             throw PEFTError("\(folder): \(error)")
         }

@@ -49,7 +49,7 @@ public struct Attachment {
     /// Frozen tensors that belong to the adapter's state but not to its file, such as factors taken off the base.
     public var buffers: KeyedList<Tensor> = [:]
     /// Whole numbers that belong to the adapter's file, such as which columns are trained; a folder that is loaded gives
-    /// them back through ``AttachPoints/stored``.
+    /// them back through ``AttachPoints/folder``.
     public var indices: KeyedList<Tensor> = [:]
     /// The number of trained values where that is not the size of the trainable tensors.
     public var trainedCount: Int?

@@ -15,7 +15,7 @@ extension AttachPoints {
     func indices(
         _ name: String, below bound: Int, count: Int? = nil, drawn: () throws -> [Int]
     ) throws -> Tensor {
-        guard let found = try stored?(name) else {
+        guard let found = try folder?.tensor(name) else {
             let positions = try drawn()
             return try Tensor(positions, shape: [positions.count]).to(device: device)
         }
@@ -55,7 +55,7 @@ struct SparseEntries {
     /// - Throws: `PEFTError` when they do not fit a tensor of so many elements.
     init?(_ key: String, of count: Int, in points: AttachPoints) throws {
         let names = Self.names(key)
-        guard let values = try points.stored?(names.values) else { return nil }
+        guard let values = try points.folder?.tensor(names.values) else { return nil }
         positions = try points.indices(names.positions, below: count, count: values.count) { [] }
         guard positions.count == values.count else {
             throw PEFTError("\(names.positions): the positions of \(values.count) values are missing")

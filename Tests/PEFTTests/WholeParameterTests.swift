@@ -124,6 +124,41 @@ import Torch
         #expect(sentence.contains("no selected layer has a bias"))
     }
 
+    @Test(arguments: ["all-linear", ".*(q_proj|up_proj)"]) func aMergedModelGetsTheBiases(targets: String) async throws
+    {
+        let source = try await TinyModels.shared.folder("llama")
+        let checkpoint = try Checkpoint(source)
+        let backbone = try checkpoint.backbone(dtype: .float32)
+        let ids = try tokenTensor(exampleTokens)
+        let adapter = try adapter("bitfit", ["target_modules": JSON(targets)], on: backbone)
+        try adapter.randomise(seed: 74, by: 0.3)
+        let adapted = try withoutGrad { try backbone.logits(ids) }
+        let folder = try TemporaryFolder.lasting("biases")
+        try adapter.save(to: folder("adapter"))
+        _ = try Merger(checkpoint, adapter: folder("adapter")).write(to: folder("merged"))
+        let config = try JSON.read(path: folder("merged/config.json"))
+        #expect(config["attention_bias"] == true && config["mlp_bias"] == true)
+        let merged = try Checkpoint(folder("merged")).backbone(dtype: .float32)
+        #expect(try relativeGap(withoutGrad { try merged.logits(ids) }, adapted) < 1e-6)
+        _ = try await Oracle.shared.call(
+            "models.logits",
+            ["folder": JSON(folder("merged")), "ids": JSON(tokens: exampleTokens), "output": JSON(folder("logits"))])
+        #expect(try relativeGap(adapted, storedTensor(folder("logits"), "logits")) < 1e-5)
+    }
+
+    @Test(arguments: ["mistral", "qwen2"]) func biasesThatNoConfigurationSpeaksOfAreNotMerged(kind: String) async throws
+    {
+        let checkpoint = try Checkpoint(await TinyModels.shared.folder(kind))
+        let adapter = try adapter("bitfit", ["add_biases": true], on: checkpoint.backbone(dtype: .float32))
+        let folder = try TemporaryFolder.lasting("biases")
+        try adapter.save(to: folder("adapter"))
+        let sentence = refusal {
+            _ = try Merger(checkpoint, adapter: folder("adapter")).write(to: folder("merged"))
+        }
+        #expect(sentence.contains("a merged model of type \(kind) has no place for the adapter's bias"))
+        #expect(try folder.contents() == ["adapter"])
+    }
+
     @Test func onlyBiasesThatAreThereAreTrainedWhereThereAreSome() throws {
         let backbone = try model.backbone()
         let own = try adapter("bitfit", on: backbone)
@@ -131,7 +166,6 @@ import Torch
         own.detach()
         let all = try adapter("bitfit", ["add_biases": true], on: backbone)
         #expect(all.updates.count == 2 * 3 && all.copies.count == 2 * 4)
-        // The card's 102,912 of BERT-base without its norms' biases: 12 (7 d + d_ff) - 24 d of 16.
         #expect(all.parameterCount == 2 * (32 + 16 + 16 + 32 + 40 + 40 + 32))
     }
 

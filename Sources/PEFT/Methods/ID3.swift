@@ -68,7 +68,7 @@ public struct ID3: Method {
     ///
     /// - Throws: `PEFTError` when the model has fewer scalars; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
-        if points.stored != nil { return try loaded(points) }
+        if let folder = points.folder { return try loaded(folder, points) }
         var attachment = Attachment(trainables: [])
         try points.addCopies(of: points.parameters, to: &attachment)
         let count = attachment.trainables.reduce(0) { $0 + $1.tensor.count }
@@ -104,7 +104,7 @@ public struct ID3: Method {
         return tensors
     }
 
-    private func loaded(_ points: AttachPoints) throws -> Attachment {
+    private func loaded(_ folder: StoredFolder, _ points: AttachPoints) throws -> Attachment {
         var attachment = Attachment(trainables: [])
         for parameter in points.parameters {
             let key = adapterKey(parameter.modulePath, parameter.name)
@@ -112,8 +112,15 @@ public struct ID3: Method {
             let names = SparseEntries.names(key)
             attachment.trainables.append(try Trainable(names.values, entries.values, device: points.device))
             attachment.indices[names.positions] = entries.positions
-            let changed = try entries.put(into: parameter.values(dtype: .float32))
+            let changed = try entries.put(into: folder.pretrained(parameter))
             for place in points.places(of: parameter) { attachment.copies.append((place, changed)) }
+        }
+        attachment.export = { [attachment] in
+            var tensors = KeyedList<Tensor>()
+            for (values, (name, positions)) in zip(attachment.trainables, attachment.indices) {
+                (tensors[name], tensors[values.name]) = (positions, values.tensor)
+            }
+            return (self, tensors)
         }
         return attachment
     }

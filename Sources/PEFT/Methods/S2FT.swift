@@ -73,7 +73,7 @@ public struct S2FT: Method {
         var attachment = Attachment(trainables: [], updates: [])
         for (role, ratio) in ratios {
             let structures = points.linears(role).map(Structure.init)
-            let drawn = drawn(points.stored == nil ? ratio : 0, of: structures, role, from: seed)
+            let drawn = drawn(points.folder == nil ? ratio : 0, of: structures, role, from: seed)
             for (structure, units) in zip(structures, drawn) {
                 try structure.train(units, in: &attachment, at: points)
             }
