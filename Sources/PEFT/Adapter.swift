@@ -30,7 +30,10 @@ public struct AdapterConfiguration: Sendable {
     }
 
     /// The keys that can be set.
-    public var keys: [String] { method.settings.keys + Selection.fields.map(\.name) }
+    public var keys: [String] {
+        let own = method.settings
+        return own.keys + Selection.fields.map(\.name).filter { own[$0] == nil }
+    }
 
     /// Sets a hyper-parameter or a selection field.
     ///
@@ -96,7 +99,7 @@ public final class Adapter {
     public let copies: [(parameter: Parameter, tensor: Tensor)]
     private let attachment: Attachment
     /// What stands in the model's slots while the adapter is attached and not merged.
-    private let places: [Attached]
+    let places: [Attached]
     /// What stands there instead while it is merged.
     private var mergedPlaces: [Attached]?
     private var knowsSchedule = false
@@ -198,9 +201,8 @@ public final class Adapter {
         let weight = try update.merged(into: linear.weight.values(dtype: .float32)).detached()
         let merged = Attached(linear.weight, try weight.to(dtype: linear.weight.frozen.dtype))
         guard let values = try update.mergedBias(linear.bias?.values(dtype: .float32)) else { return [merged] }
-        guard let bias = linear.bias else {
-            throw PEFTError("\(linear.path) has no bias that the adapter's could be merged into")
-        }
+        // A layer without a bias has no place for one but its slot.
+        guard let bias = linear.bias else { return [merged, Attached(linear, RemainingBias(values))] }
         return [merged, Attached(bias, try values.detached().to(dtype: bias.frozen.dtype))]
     }
 
