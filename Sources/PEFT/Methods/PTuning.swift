@@ -92,8 +92,10 @@ public struct PTuning: Method {
         }
         attachment.others = [Attached(points.embedding, slot)]
         if network != .none {
-            attachment.export = { [self] in
-                (self, ["prompt_embeddings": try withoutGrad { try vectors(parts, nil) }])
+            var plain = self
+            plain.network = .none
+            attachment.export = { [plain] in
+                (plain, ["prompt_embeddings": try withoutGrad { try vectors(parts, nil) }])
             }
         }
         return attachment
