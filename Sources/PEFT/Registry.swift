@@ -61,6 +61,21 @@ public enum MethodRegistry {
             summary: "Parallel LoRA branches over shared factors, each through masks of its own.",
             paper: "2407.01320", kind: "A weight map", type: CapaBoost.self, settings: [:]),
         Entry(
+            name: "melora", title: "MELoRA", summary: "Small LoRAs between chunks of the inputs and of the outputs.",
+            paper: "2402.17263", kind: "A weight map", type: MELoRA.self, settings: [:]),
+        Entry(
+            name: "loretta-rep", title: "LoRETTA-rep", summary: "LoRA whose factors are tensor trains of small cores.",
+            paper: "2402.11417", kind: "A weight map", type: LoRETTA.self, settings: [:]),
+        Entry(
+            name: "miss", title: "MiSS", summary: "One matrix a layer, shared by all shards of the inputs.",
+            paper: "2409.15371", kind: "A weight map", type: MiSS.self, settings: [:]),
+        Entry(
+            name: "bone", title: "Bone", summary: "Blocks of the weight, each changed by itself and one small matrix.",
+            paper: "2409.15371", kind: "A weight map", type: MiSS.self, settings: ["init_weights": "bat"]),
+        Entry(
+            name: "adalora", title: "AdaLoRA", summary: "LoRA whose ranks go where they matter most, under a budget.",
+            paper: "2303.10512", kind: "I training hook", type: AdaLoRA.self, settings: [:]),
+        Entry(
             name: "ia3", title: "(IA)^3", summary: "A vector that scales keys, values and the MLP's inner features.",
             paper: "2205.05638", kind: "B output map", type: IA3.self, settings: [:]),
         Entry(
