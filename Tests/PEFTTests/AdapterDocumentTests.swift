@@ -84,7 +84,11 @@ struct AdapterDocumentTests {
     @Test("It names every field and feature that folders have")
     func isComplete() throws {
         let text = try String(contentsOfFile: RepositoryPaths.root + "/docs/adapters.md", encoding: .utf8)
-        for type in [LoRA.self, LoRTA.self, CapaBoost.self] as [any PEFT.Method.Type] {
+        let types: [any PEFT.Method.Type] = [
+            LoRA.self, LoRTA.self, CapaBoost.self, IA3.self, BottleneckAdapter.self, CapaBoostAdapter.self,
+            PrefixTuning.self, PromptTuning.self, PTuning.self, DePT.self,
+        ]
+        for type in types {
             #expect(text.contains("## \(type.peftType)\n"))
             for key in type.init().settings.keys { #expect(text.contains("`\(key)`"), "\(key)") }
             for (key, _) in type.folderFields.neutral where !type.folderFields.inert.contains(key) {
