@@ -92,7 +92,9 @@ struct AdapterDocumentTests {
     func isComplete() throws {
         let text = try String(contentsOfFile: RepositoryPaths.root + "/docs/adapters.md", encoding: .utf8)
         let types: [any PEFT.Method.Type] = [
-            LoRA.self, LoRTA.self, CapaBoost.self, MELoRA.self, LoRETTA.self, MiSS.self, AdaLoRA.self,
+            LoRA.self, LoRTA.self, CapaBoost.self, MELoRA.self, LoRETTA.self, MiSS.self, AdaLoRA.self, IA3.self,
+            BottleneckAdapter.self, CapaBoostAdapter.self, PrefixTuning.self, PromptTuning.self, PTuning.self,
+            DePT.self,
         ]
         for type in types {
             #expect(text.contains("## \(type.peftType)\n"))
