@@ -31,7 +31,10 @@ struct GraftCommand: ParsableCommand {
         groupedSubcommands: [
             CommandGroup(
                 name: "Adapt",
-                subcommands: [TrainCommand.self, EvalCommand.self, CompareCommand.self, MergeCommand.self]),
+                subcommands: [
+                    TrainCommand.self, EvalCommand.self, CompareCommand.self, MergeCommand.self, CombineCommand.self,
+                    CompressCommand.self,
+                ]),
             CommandGroup(name: "Use", subcommands: [GenerateCommand.self, ChatCommand.self, TokenizeCommand.self]),
             CommandGroup(
                 name: "Look",

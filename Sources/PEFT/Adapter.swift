@@ -94,7 +94,7 @@ public final class Adapter {
     public let copies: [(parameter: Parameter, tensor: Tensor)]
     private let attachment: Attachment
     /// What stands in the model's slots while the adapter is attached and not merged.
-    private let places: [Attached]
+    let places: [Attached]
     /// What stands there instead while it is merged.
     private var mergedPlaces: [Attached]?
     private var knowsSchedule = false

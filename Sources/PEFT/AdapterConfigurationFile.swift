@@ -9,7 +9,7 @@ enum AdapterConfigurationFile {
     private static let writerKeys: Set<String> = ["inference_mode", "peft_type", "peft_version", "runtime_config"]
 
     /// The file's text: sorted keys, two spaces a level, no newline at the end.
-    static func text(of configuration: AdapterConfiguration, for model: LlamaConfiguration) -> String {
+    static func text(of configuration: AdapterConfiguration, for model: LlamaConfiguration?) -> String {
         var json: KeyedList<JSON> = [
             "auto_mapping": nil, "base_model_name_or_path": nil, "revision": nil, "task_type": "CAUSAL_LM",
         ]
@@ -24,7 +24,7 @@ enum AdapterConfigurationFile {
         where !fields.own.contains(key) || value != defaults[key] {
             json[key] = fields.decimals.contains(key) ? value.double.map(JSON.number) ?? value : value
         }
-        for (key, value) in fields.model(model) { json[key] = value }
+        if let model { for (key, value) in fields.model(model) { json[key] = value } }
         writeSelection(configuration.selection, fields, into: &json)
         return JSON.object(json).pythonText(indent: 2, sortKeys: true)
     }
