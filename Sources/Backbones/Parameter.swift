@@ -64,7 +64,7 @@ public final class Parameter {
     /// The rows of a matrix at some indices, of any shape, to `[..., columns]`.
     ///
     /// - Throws: `TorchError` or `FormatError` when there is no such row.
-    func rows(_ indices: Tensor) throws -> Tensor {
+    package func rows(_ indices: Tensor) throws -> Tensor {
         guard replacement == nil else { return try embedding(indices, value()) }
         return try storage.rows(indices, dtype: frozen.dtype)
     }
