@@ -120,7 +120,7 @@ extension Backbone {
 
     /// The bytes of the pretrained values.
     func frozenBits() throws -> [[UInt8]] {
-        try parameters.map { $0.packed == nil ? try bits($0.frozen) : [] }
+        try parameters.map { try bits($0.values(dtype: $0.frozen.dtype)) }
     }
 }
 
