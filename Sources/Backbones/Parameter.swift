@@ -50,7 +50,7 @@ public final class Parameter {
     /// The rows of a matrix at some indices, of any shape, to `[..., columns]`.
     ///
     /// - Throws: `TorchError` or `FormatError` when there is no such row.
-    func rows(_ indices: Tensor) throws -> Tensor {
+    package func rows(_ indices: Tensor) throws -> Tensor {
         if let packed, replacement == nil { return try packed.rows(indices) }
         return try embedding(indices, value())
     }

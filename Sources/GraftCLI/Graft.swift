@@ -32,7 +32,8 @@ struct GraftCommand: ParsableCommand {
             CommandGroup(
                 name: "Adapt",
                 subcommands: [
-                    TrainCommand.self, EvalCommand.self, MergeCommand.self, CombineCommand.self, CompressCommand.self,
+                    TrainCommand.self, EvalCommand.self, CompareCommand.self, MergeCommand.self, CombineCommand.self,
+                    CompressCommand.self,
                 ]),
             CommandGroup(name: "Use", subcommands: [GenerateCommand.self, ChatCommand.self, TokenizeCommand.self]),
             CommandGroup(

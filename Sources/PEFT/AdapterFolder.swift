@@ -6,21 +6,25 @@ import Torch
 enum AdapterFolder {
     /// Writes the settings, and leaves the tensors to `writeTensors`, which gets the path of the unfinished folder.
     ///
-    /// The folder appears whole or not at all; an old one of the name is replaced.
+    /// Without a model, what the settings say of it stays as it was read. The folder appears whole or not at all; an old one of the name is replaced.
     static func write(
-        _ configuration: AdapterConfiguration, to folder: String, _ writeTensors: (String) throws -> Void
+        _ configuration: AdapterConfiguration, for model: LlamaConfiguration?, to folder: String,
+        _ writeTensors: (String) throws -> Void
     ) throws {
         try AtomicFolder.write(to: folder) { temporary in
             try AtomicFile.write(
-                AdapterConfigurationFile.text(of: configuration),
+                AdapterConfigurationFile.text(of: configuration, for: model),
                 to: joined(temporary, AdapterConfigurationFile.name))
             try writeTensors(temporary)
         }
     }
 
-    /// As ``write(_:to:_:)`` with `adapter_model.safetensors` in fp32.
-    static func write(_ configuration: AdapterConfiguration, _ tensors: KeyedList<Tensor>, to folder: String) throws {
-        try write(configuration, to: folder) { temporary in
+    /// As ``write(_:for:to:_:)`` with `adapter_model.safetensors` in fp32.
+    static func write(
+        _ configuration: AdapterConfiguration, _ tensors: KeyedList<Tensor>, for model: LlamaConfiguration? = nil,
+        to folder: String
+    ) throws {
+        try write(configuration, for: model, to: folder) { temporary in
             var wide = KeyedList<Tensor>()
             for (name, tensor) in tensors { wide.appendIfNew(key: name, value: try tensor.to(dtype: .float32)) }
             try SafetensorsWriter.write(wide, to: joined(temporary, StoredTensors.plainName))
@@ -48,7 +52,7 @@ extension Adapter {
     public func save(to folder: String, baseModel: String? = nil) throws {
         var (configuration, tensors) = try exported()
         if let baseModel { configuration.remaining["base_model_name_or_path"] = .string(baseModel) }
-        try AdapterFolder.write(configuration, tensors, to: folder)
+        try AdapterFolder.write(configuration, tensors, for: backbone.configuration, to: folder)
     }
 
     /// Loads an adapter folder that Graft or peft wrote, and attaches it.
@@ -76,6 +80,8 @@ extension Adapter {
         let stored = try StoredTensors(folder: folder)
         let adapter: Adapter
         do {
+            try type(of: configuration.method).folderFields.requireModel(
+                backbone.configuration, in: configuration.remaining)
             // Room for the comparison that names what is missing, but not for what no such file can hold.
             adapter = try Adapter(configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored.count + 1e7)
         } catch let error as PEFTError {
