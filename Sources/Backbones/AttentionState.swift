@@ -8,7 +8,7 @@ public protocol AttentionPrefix: AnyObject {
     ///
     /// - Returns: Each `[batch or 1, heads, length, dimension]` in the model's dtype.
     func keysAndValues(of state: AttentionState, in context: Context) throws -> (keys: Tensor, values: Tensor)
-    /// The keys in front in one pass; by default always ``length``.
+    /// The keys in front in one pass, where that is not always the same.
     func length(in context: Context) -> Int
     /// How much of attention with the prefix there is, the rest being attention to the tokens alone; nil (the default)
     /// where the prefix is simply there.

@@ -9,8 +9,6 @@ enum AdapterConfigurationFile {
     private static let writerKeys: Set<String> = ["inference_mode", "peft_type", "peft_version", "runtime_config"]
 
     /// The file's text: sorted keys, two spaces a level, no newline at the end.
-    ///
-    /// Without a model, what the settings say of it stays as it was read.
     static func text(of configuration: AdapterConfiguration, for model: LlamaConfiguration?) -> String {
         var json: KeyedList<JSON> = [
             "auto_mapping": nil, "base_model_name_or_path": nil, "revision": nil, "task_type": "CAUSAL_LM",

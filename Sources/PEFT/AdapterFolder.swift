@@ -6,9 +6,10 @@ import Torch
 enum AdapterFolder {
     /// Writes the settings, and leaves the tensors to `writeTensors`, which gets the path of the unfinished folder.
     ///
-    /// Without a model, what the settings say of it stays as it was read. The folder appears whole or not at all; an old one of the name is replaced.
+    /// The folder appears whole or not at all; an old one of the name is replaced. Without a model, what the file says
+    /// of its sizes stays as it was read.
     static func write(
-        _ configuration: AdapterConfiguration, for model: LlamaConfiguration?, to folder: String,
+        _ configuration: AdapterConfiguration, for model: LlamaConfiguration? = nil, to folder: String,
         _ writeTensors: (String) throws -> Void
     ) throws {
         try AtomicFolder.write(to: folder) { temporary in
@@ -19,7 +20,7 @@ enum AdapterFolder {
         }
     }
 
-    /// As ``write(_:for:to:_:)`` with `adapter_model.safetensors` in fp32.
+    /// As the plain form, with `adapter_model.safetensors` in fp32.
     static func write(
         _ configuration: AdapterConfiguration, _ tensors: KeyedList<Tensor>, for model: LlamaConfiguration? = nil,
         to folder: String

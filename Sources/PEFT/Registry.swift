@@ -123,6 +123,12 @@ public enum MethodRegistry {
             name: "dept", title: "DePT",
             summary: "A short prompt, and a low-rank term on the embeddings by position.",
             paper: "2309.05173", kind: "D token stream", type: DePT.self, settings: [:]),
+        Entry(
+            name: "paca", title: "PaCA", summary: "A few random columns of each weight, trained in place.",
+            paper: "2503.01905", kind: "E selected parameters", type: PaCA.self, settings: [:]),
+        Entry(
+            name: "s2ft", title: "S2FT", summary: "A few heads and channels of the whole model, trained in place.",
+            paper: "2412.06289", kind: "E selected parameters", type: S2FT.self, settings: [:]),
     ]
 
     /// The entry of a name.
