@@ -25,12 +25,16 @@ struct ModelOptions: ParsableArguments {
 
     /// Loads the model and puts the adapter to work in it.
     ///
-    /// - Parameter keepsBlocks: With `--dtype auto`, leaves quantised weights packed.
+    /// - Parameters:
+    ///   - keepsBlocks: With `--dtype auto`, leaves quantised weights packed.
+    ///   - classifies: Whether the adapter may be one that tells texts apart.
     /// - Throws: What is wrong with the model or the adapter, or what the machine lacks.
-    func load(keepsBlocks: Bool = false) throws -> LanguageModel {
+    func load(keepsBlocks: Bool = false, classifies: Bool = false) throws -> LanguageModel {
         if let threads { try Machine.setThreads(threads) }
         let model = try LanguageModel.load(model, dtype: dtype, device: device, keepsBlocks: keepsBlocks)
-        if let adapter { _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone) }
+        guard let adapter else { return model }
+        if classifies { return try model.adapted(from: adapterFolder(adapter)).model }
+        _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone)
         return model
     }
 }

@@ -6,6 +6,8 @@ import Torch
 private enum AdapterFolder {
     static let weights = "adapter_model.safetensors"
     static let pickle = "adapter_model.bin"
+    /// The names of a classifier's labels by their numbers, an array; peft has no place for them.
+    static let labels = "labels.json"
 }
 
 extension Adapter {
@@ -20,6 +22,8 @@ extension Adapter {
     /// - Throws: `FormatError` when the folder cannot be written; `TorchError` when memory is short.
     public func save(to folder: String, baseModel: String? = nil) throws {
         var (configuration, tensors) = try exported()
+        let classifier = backbone as? SequenceClassifier
+        if classifier != nil { configuration.remaining["task_type"] = "SEQ_CLS" }
         if let baseModel { configuration.remaining["base_model_name_or_path"] = .string(baseModel) }
         try AtomicFolder.write(to: folder) { temporary in
             try AtomicFile.write(
@@ -28,6 +32,10 @@ extension Adapter {
             var wide = KeyedList<Tensor>()
             for (name, tensor) in tensors { wide.appendIfNew(key: name, value: try tensor.to(dtype: .float32)) }
             try SafetensorsWriter.write(wide, to: joined(temporary, AdapterFolder.weights))
+            if let classifier {
+                let names = JSON(classifier.labels.map { .string($0) })
+                try AtomicFile.write(names.pythonText() + "\n", to: joined(temporary, AdapterFolder.labels))
+            }
         }
     }
 
@@ -54,6 +62,13 @@ extension Adapter {
             throw PEFTError("\(folder): expected an adapter's folder with \(AdapterConfigurationFile.name)")
         }
         let configuration = try AdapterConfigurationFile.read(folder: folder)
+        guard configuration.isClassifier == (backbone is SequenceClassifier) else {
+            throw PEFTError(
+                configuration.isClassifier
+                    ? "\(folder): the adapter tells texts apart (task_type SEQ_CLS) and does not write any; use graft eval "
+                        + "with labelled rows"
+                    : "\(folder): the adapter writes texts (task_type CAUSAL_LM) and has no head to tell them apart")
+        }
         let path = joined(folder, AdapterFolder.weights)
         if PathKind(path) == .missing, PathKind(joined(folder, AdapterFolder.pickle)) == .file {
             throw PEFTError(
@@ -153,5 +168,32 @@ extension Tensor {
     /// Copies values of the same shape into this tensor's memory, outside the record, converting dtype and device.
     fileprivate func overwrite(with values: Tensor) throws {
         try withoutGrad { _ = try callTensor("aten::copy_", self, values.detached()) }
+    }
+}
+
+extension AdapterConfiguration {
+    /// Whether the adapter's model tells texts apart.
+    fileprivate var isClassifier: Bool { remaining["task_type"] == "SEQ_CLS" }
+}
+
+extension SequenceClassifier {
+    /// The names of the labels that an adapter folder tells apart: those that are written down there, else numbers; nil
+    /// for adapters of models that write.
+    ///
+    /// - Throws: `FormatError` when a file is missing or broken; `PEFTError` when the folder has no head.
+    public static func labels(ofAdapter folder: String) throws -> [String]? {
+        guard try AdapterConfigurationFile.read(folder: folder).isClassifier else { return nil }
+        let path = joined(folder, AdapterFolder.weights)
+        let file = try SafetensorsFile(path: path)
+        guard let rows = try? file.tensor(adapterKey("score", "weight")).shape.first, rows > 0 else {
+            throw PEFTError("\(path): the head \(adapterKey("score", "weight")) is missing")
+        }
+        let written = joined(folder, AdapterFolder.labels)
+        guard PathKind(written) == .file else { return (0..<rows).map { "\($0)" } }
+        let names = try JSON.read(path: written).array?.compactMap(\.string) ?? []
+        guard names.count == rows, Set(names).count == rows else {
+            throw FormatError(file: written, "expected \(rows) different names, one for each row of the head")
+        }
+        return names
     }
 }
