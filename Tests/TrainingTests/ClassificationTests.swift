@@ -94,7 +94,9 @@ import Training
         let example = try await ObjectiveCase(.labelled)
         #expect(example.adapter.trainables.map(\.name).contains("base_model.model.score.weight"))
         #expect(example.model.backbone.linears.filter { $0.role == .head }.map(\.path) == ["score"])
+        example.adapter.detach()
         let before = try withoutGrad { try ForwardPass(example.data.examples, model: example.model).classLogits() }
+        try example.adapter.attach()
         try example.randomise()
         let pass = try ForwardPass(example.data.examples, model: example.model)
         #expect(try pass.reference().classLogits().isIdentical(to: before))

@@ -27,7 +27,7 @@ import Training
         for _ in 0..<20 {
             // log pi of token 0 is log sigmoid(z0 - z1).
             let values = generator.normals(3)
-            let difference = Double(values[0] - values[1])
+            let difference = Double(values[0]) - Double(values[1])
             let logits = try Tensor([Double(values[0]), Double(values[1])]).requiringGrad()
             let logarithms = try logSoftmax(logits)
             let h = try logarithms.selected(0, 0) - logarithms.selected(0, 1) - Double(values[2])
@@ -215,7 +215,8 @@ import Training
 extension PreferenceObjective {
     /// The objective with settings.
     fileprivate func with(_ settings: KeyedList<JSON>) throws -> PreferenceObjective {
-        try #require(LossFunction("dpo", settings: settings).objective as? PreferenceObjective)
+        let objective = try LossFunction("dpo", settings: settings).objective
+        return try #require(objective as? PreferenceObjective)
     }
 }
 

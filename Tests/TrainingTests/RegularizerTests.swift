@@ -80,7 +80,8 @@ import Training
             held = pass
             density.prepare(pass)
             let value = try density.results(of: pass).measures[0]
-            let gate = try #require(pass.output(of: "model.layers.0.mlp.gate_proj"))
+            let found = try pass.output(of: "model.layers.0.mlp.gate_proj")
+            let gate = try #require(found)
             output = gate
             // SiLU is 0 at 0 only: the input's density would be the same for inputs of -30, the output's is not.
             let deep = try Tensor.full([1, 4], -30)
