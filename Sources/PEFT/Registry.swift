@@ -60,6 +60,12 @@ public enum MethodRegistry {
             name: "capaboost-lora", title: "CapaBoost-LoRA",
             summary: "Parallel LoRA branches over shared factors, each through masks of its own.",
             paper: "2407.01320", kind: "A weight map", type: CapaBoost.self, settings: [:]),
+        Entry(
+            name: "meft", title: "MEFT", summary: "Reversible blocks of two coupled streams, trained by adapters.",
+            paper: "2306.00477", kind: "G block execution", type: MEFT.self, settings: [:]),
+        Entry(
+            name: "ist", title: "IST", summary: "LoRA of which each step trains a few layers, drawn by a learnt score.",
+            paper: "2410.11772", kind: "I training hook", type: IST.self, settings: [:]),
     ]
 
     /// The entry of a name.
