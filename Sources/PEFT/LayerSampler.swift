@@ -93,7 +93,7 @@ final class LayerSampler: TrainingHook {
 
 extension RandomStream {
     /// Indices drawn one after the other with chances in proportion to the weights, none twice.
-    mutating func choice(_ count: Int, weights: [Double]) -> [Int] {
+    package mutating func choice(_ count: Int, weights: [Double]) -> [Int] {
         var left = Array(weights.indices)
         return (0..<min(count, weights.count)).map { _ in
             var rest = uniform() * left.reduce(0) { $0 + weights[$1] }

@@ -2,11 +2,11 @@ import Backbones
 import Torch
 
 /// Two coupled streams: `y1 = lambda x1 + F(x2)`, `y2 = beta x2 + G(y1)`, from which the inputs are found again.
-struct ReversibleLayer {
+package struct ReversibleLayer {
     /// A function of a stream, in the stream's shape and dtype.
-    typealias Part = (_ stream: Tensor, _ pass: BlockPass) throws -> Tensor
+    package typealias Part = (_ stream: Tensor, _ pass: BlockPass) throws -> Tensor
     /// The streams in front of a layer or behind it.
-    typealias Streams = (first: Tensor, second: Tensor)
+    package typealias Streams = (first: Tensor, second: Tensor)
 
     let f: Part
     let g: Part
@@ -18,14 +18,14 @@ struct ReversibleLayer {
     let trained: [Tensor]
 
     /// The streams behind the layer.
-    func callAsFunction(_ x: Streams, _ pass: BlockPass) throws -> Streams {
+    package func callAsFunction(_ x: Streams, _ pass: BlockPass) throws -> Streams {
         let first = try x.first * lambda + f(x.second, pass)
         let second = try x.second * beta + g(first, pass)
         return isSwapped ? (second, first) : (first, second)
     }
 
     /// The streams in front of the layer.
-    func inverse(_ output: Streams, _ pass: BlockPass) throws -> Streams {
+    package func inverse(_ output: Streams, _ pass: BlockPass) throws -> Streams {
         let y = isSwapped ? (first: output.second, second: output.first) : output
         let second = try (y.second - g(y.first, pass)) / beta
         return (try (y.first - f(second, pass)) / lambda, second)
@@ -67,13 +67,13 @@ struct ReversibleLayer {
 ///
 /// Both streams begin as the embedded tokens; their mean is what leaves the blocks. They are fp32, or wider where the
 /// model is, because each layer backwards divides rounding errors by its factors.
-final class ReversibleBlocks: BlockExecution {
+package final class ReversibleBlocks: BlockExecution {
     /// The lower layers that are run backwards; the others keep their activations. Both compute the same.
-    let reversible: Int
+    package let reversible: Int
     /// After so many layers the streams are kept, so that errors do not grow over all layers.
-    let interval: Int
+    package let interval: Int
     /// A layer for a block.
-    private let layer: (any TransformerBlock) throws -> ReversibleLayer
+    package let layer: (any TransformerBlock) throws -> ReversibleLayer
 
     init(reversible: Int, interval: Int, layer: @escaping (any TransformerBlock) throws -> ReversibleLayer) {
         self.reversible = reversible
@@ -81,13 +81,13 @@ final class ReversibleBlocks: BlockExecution {
         self.layer = layer
     }
 
-    func run(_ blocks: [any TransformerBlock], _ states: Tensor, _ pass: BlockPass) throws -> Tensor {
+    package func run(_ blocks: [any TransformerBlock], _ states: Tensor, _ pass: BlockPass) throws -> Tensor {
         let streams = try self.streams(blocks, states, pass)
         return try ((streams.first + streams.second) * 0.5).to(dtype: states.dtype)
     }
 
     /// Both streams behind the last block.
-    func streams(
+    package func streams(
         _ blocks: [any TransformerBlock], _ states: Tensor, _ pass: BlockPass
     ) throws -> ReversibleLayer.Streams {
         let layers = try blocks.map(layer)
@@ -103,7 +103,7 @@ final class ReversibleBlocks: BlockExecution {
         return streams
     }
 
-    func memory(blocks: Int, width: Int) -> BlockMemory {
+    package func memory(blocks: Int, width: Int) -> BlockMemory {
         let count = min(reversible, blocks)
         return BlockMemory(recomputed: count, keptBytes: (count + interval - 1) / interval * 2 * max(width, 4))
     }

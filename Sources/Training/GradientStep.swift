@@ -1,4 +1,5 @@
 import Backbones
+import PEFT
 import Torch
 
 /// What the forward passes of an optimiser step come to.
@@ -74,6 +75,22 @@ package struct GradientStep {
             var context = context(plan, pass)
             context.observer = observer
             return try objective.losses(batch(pass.rows), model.backbone, context).sum().item()
+        }
+    }
+
+    /// The loss of training rows for methods that judge by it, without gradients and without dropout.
+    ///
+    /// - Parameter epochRows: The rows of each pass over the data, in an order of their own.
+    func probe(_ epochRows: EpochRows) -> LossProbe {
+        LossProbe { rows, round in
+            var order = DataOrder(epochRows, rowsPerStep: rows)
+            let plan = order.plan(step: round, layout: layout) { data.length(at: $0) }
+            let supervised = plan.rows.reduce(0) { $0 + data.supervisedCount(at: $1) }
+            return try withoutGrad {
+                try plan.microBatches.reduce(0) { sum, pass in
+                    sum + (try objective.losses(batch(pass.rows), model.backbone, Context()).sum().item(as: Double.self))
+                } / Double(max(supervised, 1))
+            }
         }
     }
 

@@ -62,23 +62,14 @@ public enum GradientCheckpointing: FieldValue, Hashable {
 }
 
 extension TrainingSetup {
-    /// The memory that a step takes at most, beside what the machine's state adds.
-    struct Peak {
-        let estimate: MemoryEstimate
-        /// Beside what the estimate counts: the engine's work space, and blocks kept for reuse.
-        let workSpace: Int
-    }
-
-    /// Decides which blocks are computed again.
+    /// Decides which blocks are computed again: what the recipe says, else the fewest with which a step fits.
     ///
-    /// - Parameter available: The bytes that the run may take beyond what it holds; nil where nobody knows.
-    /// - Returns: What the recipe says, else the fewest blocks with which a step fits.
+    /// - Parameter available: The bytes that the run may take beyond what it holds; nil: what the machine says.
     /// - Throws: ``TrainingError`` when the adapter has the blocks run in a way of its own.
-    static func checkpointing(
-        _ recipe: Recipe, _ backbone: any Backbone, available: () throws -> Int?, peak: (BlockMemory) -> Peak
-    ) throws -> GradientCheckpointing {
+    func decidedCheckpointing(available: Int? = nil) throws -> GradientCheckpointing {
         let wish = recipe.gradientCheckpointing ?? recipe.memory.checkpointing
-        if backbone.blockStack.execution != nil {
+        let backbone = model.backbone
+        guard backbone.blockStack.execution == nil else {
             guard wish == nil || wish == GradientCheckpointing.none else {
                 throw TrainingError(
                     "\(recipe.memory == .low ? "memory low" : "gradient_checkpointing") does not go with the method "
@@ -87,13 +78,16 @@ extension TrainingSetup {
             return .none
         }
         if let wish { return wish }
+        guard let free = try available ?? Memory.available(on: backbone.device) else { return .none }
+        let largest = try largestBatch()
+        let (blocks, width) = (backbone.configuration.numHiddenLayers, backbone.dtype.byteCount)
         // A tenth is left for what others come to need meanwhile.
-        guard let room = try available().map({ $0 - $0 / 10 }) else { return .none }
-        let blocks = backbone.configuration.numHiddenLayers
-        let width = backbone.dtype.byteCount
+        let room = free - free / 10 - largest.workSpace(of: backbone)
         for count in 0..<blocks {
-            let peak = peak(CheckpointedBlocks(count: count, trained: []).memory(blocks: blocks, width: width))
-            if peak.estimate.beyondLoading + peak.workSpace <= room { return count == 0 ? .none : .blocks(count) }
+            let kept = CheckpointedBlocks(count: count, trained: []).memory(blocks: blocks, width: width)
+            guard largest.estimate(backbone, adapter, blocks: kept).beyondLoading > room else {
+                return count == 0 ? .none : .blocks(count)
+            }
         }
         return .all
     }

@@ -118,7 +118,7 @@ public struct IST: Method {
     /// - Parameters:
     ///   - scores: Those before.
     ///   - probes: The damped layers and the loss of each, in nats a token.
-    func changed(_ scores: [Double], by probes: [(damped: [Int], loss: Double)]) -> [Double] {
+    package func changed(_ scores: [Double], by probes: [(damped: [Int], loss: Double)]) -> [Double] {
         let chances = scores.map(sigmoid)
         let rewards = probes.map { exponential(-$0.loss) }
         let mean = rewards.reduce(0, +) / Double(max(rewards.count, 1))
