@@ -31,13 +31,18 @@ public struct ChatEncoder: Sendable {
 
     /// The tokens of a whole conversation, those that reach into a turn of the assistant supervised.
     ///
+    /// - Parameters:
+    ///   - conversation: The conversation.
+    ///   - promptCount: How many of its first messages are a prompt, in which nothing is supervised.
     /// - Throws: ``TemplateError`` when the template refuses the conversation, leaves out its tools, calls of tools or
     ///   reasoning, or a turn's place is unknown.
-    public func example(_ conversation: ChatConversation) throws -> Example {
+    public func example(_ conversation: ChatConversation, after promptCount: Int = 0) throws -> Example {
         try template.requireAllIsWritten(of: conversation)
         let rendered = try template.renderWithAssistantSpans(conversation)
         let encoding = try encode(rendered.text)
-        var spans = rendered.spans[...]
+        // Each turn of the assistant has one span.
+        let given = conversation.messages.prefix(promptCount).count { $0.role == "assistant" }
+        var spans = rendered.spans.dropFirst(given)
         let supervised = encoding.ranges.map { range in
             // Tokens and spans both ascend: a span that ends before this token ends before all later ones.
             while let span = spans.first, span.upperBound <= range.lowerBound { spans.removeFirst() }

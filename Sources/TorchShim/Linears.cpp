@@ -1,8 +1,10 @@
 // Frozen linear layers that share an input, each with a low-rank update: one step of the record, one saved input.
+// Packed weights are unpacked one at a time, in the forward pass and again in the backward pass.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "Packed.h"
 #include "Product.h"
 
 namespace graft {
@@ -64,7 +66,7 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
                 if (trains) saved.push_back(inner);
             }
             shape.back() = layers.weights[i].size(0);
-            outputs.push_back(product(x, layers.weights[i], layers.biases[i], update).view(shape));
+            outputs.push_back(product(x, unpacked(layers.weights[i]), layers.biases[i], update).view(shape));
         }
         if (trains) saved.push_back(x);
         context->saved_data["factors"] = int64_t(factors.size());
@@ -120,7 +122,7 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
                     }
                 }
             }
-            if (wantsInput) gradient = product(outer, layers.weights[i].t(), {}, gradient);
+            if (wantsInput) gradient = product(outer, unpacked(layers.weights[i]).t(), {}, gradient);
         }
         if (!inners.empty()) {
             const auto dtype = layers.weights[0].scalar_type();

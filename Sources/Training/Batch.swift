@@ -21,6 +21,10 @@ public struct Batch {
     public let tokens: Int
     /// For each row how many of its tokens are part of the loss.
     public let supervisedCounts: [Int]
+    /// For each row where its first token lies in the flattened `[rows * time]`.
+    let starts: [Int]
+    /// The tokens of each row, what fills it up not counted.
+    let lengths: [Int]
 
     /// The tokens that are part of the loss.
     public var supervisedTokens: Int { supervisedCounts.reduce(0, +) }
@@ -47,6 +51,7 @@ public struct Batch {
         var ids = [Int](repeating: padding, count: shape.rows * shape.time)
         var positions: [Int] = []
         var targets: [Int] = []
+        var starts: [Int] = []
         var start = 0
         for (example, length) in zip(examples, lengths) {
             ids.replaceSubrange(start..<(start + example.ids.count), with: example.ids)
@@ -54,6 +59,7 @@ public struct Batch {
                 positions.append(start + index - 1)
                 targets.append(example.ids[index])
             }
+            starts.append(start)
             start += isPacked ? length : time
         }
         self.ids = try Tensor(ids, shape: [shape.rows, shape.time]).to(device: device)
@@ -63,10 +69,29 @@ public struct Batch {
         self.longest = examples.map(\.ids.count).max() ?? 0
         tokens = examples.reduce(0) { $0 + $1.ids.count }
         supervisedCounts = examples.map(\.supervisedCount)
+        self.starts = starts
+        self.lengths = examples.map(\.ids.count)
     }
 }
 
 extension Batch {
+    /// The model's hidden states of the batch, `[rows * time, hidden]`.
+    ///
+    /// - Throws: `TorchError` when memory is short; what the adapter throws.
+    func states(_ backbone: any Backbone, _ context: Context) throws -> Tensor {
+        var context = context
+        context.segments = segments
+        // What fills rows up does not stretch the positions of models whose frequencies follow the length.
+        context.length = max(longest, 1)
+        let states = try backbone.hiddenStates(ids, context)
+        return try states.reshaped([-1, states.size(-1)])
+    }
+
+    /// int64 `[rows]`: where each row's last token lies in the flattened `[rows * time]`.
+    func ends() throws -> Tensor {
+        try Tensor(zip(starts, lengths).map { $0 + max($1, 1) - 1 }).to(device: ids.device)
+    }
+
     /// The shape of the token ids of rows of the given lengths.
     static func shape(of lengths: [Int], isPacked: Bool, multiple: Int) -> (rows: Int, time: Int) {
         let filled = lengths.map { Self.filled($0, to: multiple) }

@@ -17,6 +17,12 @@ import Tokenizers
 ///   one, and the assistant's answer; for a model without a chat template a prompt that ends with an empty line and its
 ///   completion.
 ///
+/// Those teach to write. With ``Options/rows`` other than `text` a file has, instead:
+/// - `{"prompt": ..., "chosen": ..., "rejected": ...}`, strings or messages: what to prefer. Only the answers are part
+///   of the loss.
+/// - `{"text": ..., "label": ...}`, perhaps with a `text_pair`: which label a text or a pair of texts has; a string or a
+///   whole number. They have the tokens that transformers gives to a model, no end-of-sequence token added.
+///
 /// Texts and completions end with the end-of-sequence token, which is part of the loss. Other columns are read with
 /// ``Options/columns``. Rows are read from memory or from the token cache as they are asked for.
 public struct Dataset: Sendable {
@@ -28,6 +34,10 @@ public struct Dataset: Sendable {
         public var columns: KeyedList<String> = [:]
         /// The share of a file's rows that may be left out because they cannot be used; 0: the first is an error.
         public var maxBadRows = 0.0
+        /// What the rows teach; a row of another kind is an error.
+        public var rows = RowKind.text
+        /// The names of the labels by their numbers; nil: as the rows have them, see ``Dataset/labels``.
+        public var labels: [String]?
         /// Where tokens are kept for the next run; nil: nowhere.
         public var cache: TokenCache?
 
@@ -44,6 +54,15 @@ public struct Dataset: Sendable {
     public let count: Int
     /// SHA-256, in hexadecimal: equal where training would see the same tokens as often.
     public let digest: String
+    /// What the rows teach.
+    public let kind: RowKind
+    /// The names of the labels by their numbers, where the rows have labels.
+    ///
+    /// Labels that are all whole numbers from 0 are their own numbers, up to the largest; others are numbered in
+    /// ascending order of their names.
+    public let labels: [String]
+    /// For each file the numbers of the labels that it numbers itself.
+    private let labelNumbers: [[Int]]
     private let parts: [DatasetPart]
     /// The place of each part's first row.
     private let starts: [Int]
@@ -83,12 +102,15 @@ public struct Dataset: Sendable {
             try source.validate()
             return try loader.part(source)
         }
+        kind = options.rows
+        labels = try options.labels ?? Self.labels(parts.flatMap(\.labels))
+        labelNumbers = try Self.numbers(of: parts, labels)
         summaries = parts.map(\.summary)
         (starts, count) = parts.reduce(into: ([Int](), 0)) { sums, part in
             sums.0.append(sums.1)
             sums.1 += part.count
         }
-        digest = Self.digest(of: summaries, maxLength: options.maxLength)
+        digest = Self.digest(of: summaries, labels, maxLength: options.maxLength)
     }
 
     /// The file, or the files with their weights.
@@ -111,10 +133,13 @@ public struct Dataset: Sendable {
     /// A row that can be learnt from, by its place among them.
     public subscript(index: Int) -> Example {
         let (part, row) = place(index)
-        return parts[part].example(at: row, source: part)
+        let example = parts[part].example(at: row, source: part)
+        guard kind == .labelled else { return example }
+        let numbers = labelNumbers[part]
+        return example.labelled(example.label.flatMap { numbers.indices.contains($0) ? numbers[$0] : nil })
     }
 
-    /// The tokens of a row.
+    /// The tokens of a row; of a preference those of both answers, as long as the longer one.
     public func length(at index: Int) -> Int {
         let (part, row) = place(index)
         return parts[part].length(at: row)
@@ -127,9 +152,12 @@ public struct Dataset: Sendable {
     }
 
     /// The tokens of a row that are part of the loss.
-    public func supervisedCount(at index: Int) -> Int {
+    public func supervisedCount(at index: Int) -> Int { supervisedCounts(at: index).reduce(0, +) }
+
+    /// The same for each sequence of a row: the chosen answer, then the rejected one.
+    package func supervisedCounts(at index: Int) -> [Int] {
         let (part, row) = place(index)
-        return parts[part].supervisedCount(at: row)
+        return parts[part].supervisedCounts(at: row)
     }
 
     /// File and line of a row, as in `train.jsonl line 7`.
@@ -144,8 +172,9 @@ public struct Dataset: Sendable {
         return (part, index - starts[part])
     }
 
-    private static func digest(of summaries: [DataSummary], maxLength: Int) -> String {
+    private static func digest(of summaries: [DataSummary], _ labels: [String], maxLength: Int) -> String {
         var hash = SHA256()
+        for label in labels { hash.update(data: Array("\(label.utf8.count):\(label)\n".utf8)) }
         for summary in summaries {
             let length = min(maxLength, summary.longest)
             hash.update(data: Array("\(summary.digest) \(length) \(JSON(summary.source.weight).compact)\n".utf8))
@@ -164,7 +193,7 @@ extension Dataset {
     /// The same of rows to learn from: also that their ends are never learnt.
     public var trainingNotes: [String] {
         var notes = notes
-        if summaries.allSatisfy({ $0.stopRows == 0 }) {
+        if kind != .labelled, summaries.allSatisfy({ $0.stopRows == 0 }) {
             notes.append(
                 "\(path): no row teaches the model to stop, because the loss is on no end-of-sequence or end-of-turn "
                     + "token" + (truncated > 0 ? "; raise max_length, so that rows keep their ends" : ""))

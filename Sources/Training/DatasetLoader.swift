@@ -24,7 +24,7 @@ struct DatasetLoader {
         let table = try table(of: file, &notes)
         try requireRows(table.facts, file)
         let part = DatasetPart(
-            table, source: source, format: file.format, maxLength: options.maxLength, notes: notes)
+            table, source: source, format: file.format, kind: options.rows, maxLength: options.maxLength, notes: notes)
         guard part.count > 0 else {
             throw TrainingError(
                 table.count == 0
@@ -39,7 +39,9 @@ struct DatasetLoader {
     private func table(of file: RowFile, _ notes: inout [String]) throws -> TokenTable {
         if let cache = options.cache, let digest = text.digest, cache.isWorthwhile(file) {
             do {
-                return try cache.table(of: file, text: digest, columns: options.columns) { try fill(&$0, from: file) }
+                return try cache.table(
+                    of: file, text: digest, columns: options.columns, kind: options.rows
+                ) { try fill(&$0, from: file) }
             } catch let error as FormatError where error.isWriteFailure {
                 notes.append("\(error); the tokens of \(file.path) are kept in memory for this run")
             }
@@ -58,9 +60,11 @@ struct DatasetLoader {
 
     private func fill(_ writer: inout TokenTableWriter, from file: RowFile) throws {
         let isTable = file.format == .csv || file.format == .tsv
+        writer.facts.sequencesPerRow = options.rows.sequencesPerRow
         try file.forEach { row in
             do {
                 let data = try columns.row(row.value.get(), isTable: isTable)
+                try options.rows.require(data)
                 let example: Example
                 do {
                     example = try encoder.example(data, line: row.line)
@@ -70,7 +74,7 @@ struct DatasetLoader {
                 if let form = data.lookAlike {
                     writer.facts.lookAlikes[form] = (writer.facts.lookAlikes[form] ?? 0) + 1
                 }
-                try writer.append(example, stops: stops)
+                try writer.append(example, label: data.label, stops: stops)
             } catch let error as TrainingError {
                 guard options.maxBadRows > 0 else { throw file.error(error.description, line: row.line) }
                 writer.appendBad(line: row.line, reason: error.description)

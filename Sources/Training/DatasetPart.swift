@@ -35,37 +35,48 @@ public struct DataSummary: Sendable {
 final class DatasetPart: Sendable {
     let summary: DataSummary
     private let table: TokenTable
+    private let kind: RowKind
     private let maxLength: Int
-    /// The place in the table of every row that is kept; nil where all are.
+    /// The number of every row that is kept; nil where all are.
     private let kept: [UInt32]?
 
-    var count: Int { kept?.count ?? table.count }
+    var count: Int { kept?.count ?? table.count / kind.sequencesPerRow }
+
+    /// The names of the labels, by the numbers that they have in this file.
+    var labels: [String] { table.facts.labels }
 
     /// - Parameter notes: What there is to say about how the file was read.
-    init(_ table: TokenTable, source: DataSource, format: RowFile.Format, maxLength: Int, notes: [String]) {
+    init(
+        _ table: TokenTable, source: DataSource, format: RowFile.Format, kind: RowKind, maxLength: Int, notes: [String]
+    ) {
         self.table = table
+        self.kind = kind
         self.maxLength = maxLength
         var dropped: [Int] = []
         var droppedPlaces: Set<Int> = []
         var (truncated, tokens, longest, stopRows) = (0, 0, 0, 0)
-        for row in 0..<table.count {
-            let entry = table.entry(row)
-            if entry.count > maxLength { truncated += 1 }
-            guard entry.firstSupervised < maxLength else {
-                dropped.append(entry.line)
+        let rows = table.count / kind.sequencesPerRow
+        for row in 0..<rows {
+            let entries = Self.entries(of: row, in: table, kind)
+            if entries.contains(where: { $0.count > maxLength }) { truncated += 1 }
+            // A text that was cut still has its label.
+            guard kind == .labelled || entries.allSatisfy({ $0.firstSupervised < maxLength }) else {
+                dropped.append(entries.first?.line ?? 0)
                 droppedPlaces.insert(row)
                 continue
             }
-            tokens += min(entry.count, maxLength)
-            longest = max(longest, min(entry.count, maxLength))
-            if let stop = entry.firstStop, stop < maxLength { stopRows += 1 }
+            for entry in entries {
+                tokens += min(entry.count, maxLength)
+                longest = max(longest, min(entry.count, maxLength))
+            }
+            if let stop = entries.first?.firstStop, stop < maxLength { stopRows += 1 }
         }
         kept =
             droppedPlaces.isEmpty
-            ? nil : (0..<table.count).compactMap { droppedPlaces.contains($0) ? nil : UInt32(exactly: $0) }
+            ? nil : (0..<rows).compactMap { droppedPlaces.contains($0) ? nil : UInt32(exactly: $0) }
         let facts = table.facts
         summary = DataSummary(
-            source: source, format: format, rows: facts.rows, kept: table.count - dropped.count, truncated: truncated,
+            source: source, format: format, rows: facts.rows, kept: rows - dropped.count, truncated: truncated,
             droppedLines: dropped, badCount: facts.badCount, badRows: facts.badRows.map { ($0.line, $0.reason) },
             tokens: tokens, longest: longest, stopRows: stopRows, digest: facts.digest,
             notes: Self.notes(facts, source.path) + notes)
@@ -81,24 +92,50 @@ final class DatasetPart: Sendable {
         }
     }
 
-    private func entry(_ index: Int) -> TokenTable.Entry { table.entry(kept.map { Int($0[index]) } ?? index) }
-
-    func example(at index: Int, source: Int) -> Example {
-        let entry = entry(index)
-        let words = table.words(of: entry, prefix: maxLength)
-        return Example(
-            ids: words.map { Int($0 & 0x7FFF_FFFF) }, supervised: words.map { $0 >> 31 == 1 }, line: entry.line,
-            source: source)
+    /// What is known of a row's sequences that go through the model.
+    private static func entries(of row: Int, in table: TokenTable, _ kind: RowKind) -> [TokenTable.Entry] {
+        let first = row * kind.sequencesPerRow
+        return (first..<(first + kind.computedSequences)).map { table.entry($0) }
     }
 
-    func length(at index: Int) -> Int { min(entry(index).count, maxLength) }
+    /// The number of a row in the table.
+    private func number(_ index: Int) -> Int { kept.map { Int($0[index]) } ?? index }
 
-    func wholeLength(at index: Int) -> Int { entry(index).count }
+    private func entries(_ index: Int) -> [TokenTable.Entry] { Self.entries(of: number(index), in: table, kind) }
 
-    /// Rows that are whole say how many of their tokens are part of the loss, the others are looked through.
-    func supervisedCount(at index: Int) -> Int {
-        let entry = entry(index)
-        guard entry.count > maxLength else { return entry.supervised }
-        return table.words(of: entry, prefix: maxLength).count { $0 >> 31 == 1 }
+    /// A row; its label has the number of this file.
+    func example(at index: Int, source: Int) -> Example {
+        let entries = entries(index)
+        let sequences = entries.map { entry in
+            let words = table.words(of: entry, prefix: maxLength)
+            return (ids: words.map { Int($0 & 0x7FFF_FFFF) }, supervised: words.map { $0 >> 31 == 1 })
+        }
+        return Example(
+            ids: sequences[0].ids, supervised: sequences[0].supervised, line: entries[0].line, source: source,
+            rejected: kind == .preference ? sequences[1] : nil, label: kind == .labelled ? label(at: index) : nil)
+    }
+
+    private func label(at index: Int) -> Int? {
+        let entry = table.entry(number(index) * kind.sequencesPerRow + 1)
+        return table.words(of: entry, prefix: 2).last.map { Int($0 & 0x7FFF_FFFF) }
+    }
+
+    /// The tokens that a row takes in a forward pass, in which its sequences may be filled up to the longer one.
+    func length(at index: Int) -> Int {
+        let entries = entries(index)
+        return entries.count * (entries.map { min($0.count, maxLength) }.max() ?? 0)
+    }
+
+    /// The tokens of a row's longest sequence before it was cut.
+    func wholeLength(at index: Int) -> Int { entries(index).map(\.count).max() ?? 0 }
+
+    /// For each sequence of a row that goes through the model how many of its tokens are part of the loss.
+    ///
+    /// Sequences that are whole say so, the others are looked through.
+    func supervisedCounts(at index: Int) -> [Int] {
+        entries(index).map { entry in
+            guard entry.count > maxLength else { return entry.supervised }
+            return table.words(of: entry, prefix: maxLength).count { $0 >> 31 == 1 }
+        }
     }
 }

@@ -10,10 +10,14 @@ enum DataRow: Equatable {
     case instruction(String, output: String)
     /// Turns with `from` and `value`: rows as ShareGPT has them.
     case conversation([ChatMessage])
+    /// Two answers to one prompt, of which the first is preferred.
+    case preference(Answer, over: Answer)
+    /// A text, perhaps with a second one, and the name of its label.
+    case labelled(String, pair: String?, label: String)
 
     private static let forms =
-        "a row is {\"text\"}, {\"prompt\", \"completion\"}, {\"messages\"}, {\"instruction\", \"output\"} or "
-        + "{\"conversations\"}"
+        "a row is {\"text\"}, {\"prompt\", \"completion\"}, {\"messages\"}, {\"instruction\", \"output\"}, "
+        + "{\"conversations\"}, {\"prompt\", \"chosen\", \"rejected\"} or {\"text\", \"label\"}"
 
     /// Reads a row.
     ///
@@ -38,6 +42,8 @@ enum DataRow: Equatable {
         case ["instruction", "output"], ["instruction", "input", "output"]:
             self = .instruction(try Self.request(row), output: try Self.string(row, "output"))
         case ["conversations"]: self = .conversation(try Self.turns(row["conversations"] ?? .null))
+        case ["prompt", "chosen", "rejected"], ["chosen", "rejected"]: self = try Self.preference(row)
+        case ["text", "label"], ["text", "text_pair", "label"]: self = try Self.labelled(row)
         case ["prompt"]: throw TrainingError("the row has a \"prompt\" but no \"completion\"")
         case ["completion"]: throw TrainingError("the row has a \"completion\" but no \"prompt\"")
         case ["instruction"], ["instruction", "input"]:
@@ -49,7 +55,7 @@ enum DataRow: Equatable {
         }
     }
 
-    private static func string(_ row: KeyedList<JSON>, _ key: String, at place: String = "") throws -> String {
+    static func string(_ row: KeyedList<JSON>, _ key: String, at place: String = "") throws -> String {
         guard let value = row[key] else { throw TrainingError("\(place)the key \"\(key)\" is missing") }
         guard let text = value.string else {
             throw TrainingError("\(place)\"\(key)\" is \(value.kind); expected a string")
@@ -124,7 +130,33 @@ struct RowEncoder {
                 return try plain(prompt + output, supervisedFrom: prompt.utf8.count, line: line)
             }
             return try chat(row, line: line)
+        case .preference(let chosen, let rejected):
+            let (chosen, rejected) = (try answer(chosen, line: line), try answer(rejected, line: line))
+            return Example(
+                ids: chosen.ids, supervised: chosen.supervised, line: line,
+                rejected: (rejected.ids, rejected.supervised))
+        case .labelled(let text, let pair, _): return try whole(text, pair, line: line)
         }
+    }
+
+    /// A prompt with an answer, of which only the answer is supervised.
+    private func answer(_ answer: DataRow.Answer, line: Int) throws -> Example {
+        switch answer {
+        case .text(let prompt, let completion):
+            return try plain(prompt + completion, supervisedFrom: prompt.utf8.count, line: line)
+        case .messages(let messages, let promptCount):
+            return try chat(ChatConversation(messages), after: promptCount, line: line)
+        }
+    }
+
+    /// A text, perhaps with a second one, as transformers gives it to a model: with the tokens that the tokenizer's
+    /// post-processor adds, and nothing supervised.
+    private func whole(_ text: String, _ pair: String?, line: Int) throws -> Example {
+        let encoding =
+            pair.map { tokenizer.encodeWithRanges(text, pair: $0) }
+            ?? tokenizer.encodeWithRanges(text, addSpecialTokens: true)
+        guard !encoding.ids.isEmpty else { throw TrainingError("the row's text has no tokens") }
+        return Example(ids: encoding.ids, supervised: [], line: line)
     }
 
     /// A text whose tokens are supervised where they reach beyond a byte, ended by a supervised EOS.
@@ -148,11 +180,15 @@ struct RowEncoder {
 
     /// A conversation whose tokens are supervised where they reach into a turn of the assistant.
     private func chat(_ row: DataRow, line: Int) throws -> Example {
+        try chat(row.conversation, after: 0, line: line)
+    }
+
+    /// The same, without the assistant's turns among the first so many messages.
+    private func chat(_ conversation: ChatConversation, after promptCount: Int, line: Int) throws -> Example {
         guard let template else {
             throw TrainingError("the row has \"messages\", but the model has no chat template")
         }
-        let conversation = row.conversation
-        let example = try ChatEncoder(tokenizer, template: template).example(conversation)
+        let example = try ChatEncoder(tokenizer, template: template).example(conversation, after: promptCount)
         return try checked(
             Example(ids: example.ids, supervised: example.supervised, line: line),
             conversation.messages.contains { $0.role == "assistant" } ? "" : ": no message has the role \"assistant\"")

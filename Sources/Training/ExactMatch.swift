@@ -88,6 +88,8 @@ private struct Question {
     init(_ row: DataRow, line: Int, model: LanguageModel) throws {
         switch row {
         case .text: throw TrainingError("the row is a \"text\" and so has no answer to compare with")
+        case .preference: throw TrainingError("the row has two answers and so none to compare with")
+        case .labelled: throw TrainingError("the row has a label and so no answer to compare with")
         case .completion(let prompt, let completion):
             ids = model.promptTokens(prompt)
             expected = completion

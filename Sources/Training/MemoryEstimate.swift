@@ -30,18 +30,16 @@ package struct MemoryEstimate {
     package init(
         _ backbone: any Backbone, _ adapter: Adapter, tokens: Int, supervised: Int, blocks: BlockMemory? = nil
     ) {
-        var seen: [Tensor] = []
-        for parameter in backbone.parameters
-        where !(parameter === backbone.head.weight && backbone.configuration.tieWordEmbeddings) {
-            seen.append(parameter.frozen)
-        }
-        weights = seen.reduce(0) { $0 + $1.byteCount }
+        weights = backbone.heldBytes
         let trained = adapter.trainables.reduce(0) { $0 + $1.tensor.byteCount }
         self.adapter = trained + adapter.buffers.reduce(0) { $0 + $1.value.byteCount }
         gradients = trained
         optimiser = 2 * trained
         let layers = ActivationCount(backbone, adapter)
         let hidden = backbone.configuration.hiddenSize
+        // One packed matrix is there in plain numbers at a time.
+        let unpacked =
+            backbone.linears.lazy.filter { $0.weight.packed != nil }.map { $0.weight.frozen.count }.max() ?? 0
         let chunk = min(supervised * 4 * backbone.configuration.vocabSize, SupervisedObjective.defaultChunkBytes)
         if runsOwnKernels(backbone.dtype, on: backbone.device) {
             // The gradient is written over the head's output.
@@ -56,16 +54,11 @@ package struct MemoryEstimate {
         let kept = tokens * (layers.bytesPerToken.dropFirst(blocks.recomputed).reduce(0, +) + blocks.keptBytes * hidden)
         // When the first of the other blocks is computed again, theirs and the logits are given up already.
         let again = tokens * ((layers.bytesPerToken.prefix(blocks.recomputed).max() ?? 0) + blocks.keptBytes * hidden)
-        activations = max(kept + supervised * hidden * 3 * layers.width, again - logits)
+        activations = unpacked * layers.width + max(kept + supervised * hidden * 3 * layers.width, again - logits)
     }
 
     /// All that comes on top of the loaded model with its adapter.
     package var beyondLoading: Int { gradients + optimiser + activations + logits }
-}
-
-extension Tensor {
-    /// The bytes of the elements.
-    var byteCount: Int { count * dtype.byteCount }
 }
 
 /// The bytes that the blocks keep for a token.

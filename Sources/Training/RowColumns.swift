@@ -9,17 +9,20 @@ struct RowColumns {
     /// The forms of rows: keys that belong together, those that may be missing last.
     static let forms: [(required: [String], optional: [String])] = [
         (["text"], []), (["prompt", "completion"], []), (["messages"], ["tools", "chat_template_kwargs"]),
-        (["instruction", "output"], ["input"]), (["conversations"], []),
+        (["instruction", "output"], ["input"]), (["conversations"], []), (["prompt", "chosen", "rejected"], []),
+        (["chosen", "rejected"], []), (["text", "label"], ["text_pair"]),
     ]
     /// The keys of a conversation with what its template needs beside the messages.
     static let conversationKeys: Set = ["messages", "tools", "chat_template_kwargs"]
     /// All keys that a row can have.
-    static let keys = forms.flatMap { $0.required + $0.optional }
+    static let keys = forms.flatMap { $0.required + $0.optional }.reduce(into: [String]()) { keys, key in
+        if !keys.contains(key) { keys.append(key) }
+    }
     /// Pairs of columns that are often a question and its answer, for advice.
     private static let pairs = [
         ("question", "answer"), ("input", "output"), ("query", "response"), ("question", "response"),
         ("instruction", "response"), ("prompt", "response"), ("problem", "solution"), ("source", "target"),
-        ("input", "target"), ("prompt", "chosen"),
+        ("input", "target"),
     ]
 
     private let mapping: KeyedList<String>
@@ -41,7 +44,8 @@ struct RowColumns {
         guard isForm else {
             throw TrainingError(
                 "columns: \(mapping.keys.joined(separator: ", ")) do not make a row; name all keys of one form: text; prompt "
-                    + "and completion; messages; instruction, output and perhaps input; conversations")
+                    + "and completion; messages; instruction, output and perhaps input; conversations; prompt, chosen and "
+                    + "rejected; text, label and perhaps text_pair")
         }
     }
 
@@ -86,8 +90,9 @@ struct RowColumns {
         guard mapping.isEmpty, let keys = row.object?.keys, keys.contains(where: { !Self.keys.contains($0) }) else {
             return ""
         }
-        let whole = Self.forms.first { keys.count > $0.required.count && Set(keys).isSuperset(of: $0.required) }
-        if let whole {
+        let whole = Self.forms.filter { keys.count > $0.required.count && Set(keys).isSuperset(of: $0.required) }
+        // A row with a text and a label is more likely meant as both than as the text alone.
+        if let whole = whole.max(by: { $0.required.count < $1.required.count }) {
             return "; to leave the other columns alone, name those to read: "
                 + Self.options(whole.required.map { ($0, $0) })
         }
@@ -122,7 +127,7 @@ extension DataRow {
             ChatConversation([
                 ChatMessage(role: "user", content: request), ChatMessage(role: "assistant", content: output),
             ])
-        case .text, .completion: ChatConversation([])
+        case .text, .completion, .preference, .labelled: ChatConversation([])
         }
     }
 }

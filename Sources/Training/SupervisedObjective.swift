@@ -1,4 +1,6 @@
 import Backbones
+import Formats
+import PEFT
 import Torch
 
 /// Next-token cross-entropy at the supervised positions of a batch.
@@ -29,19 +31,24 @@ public struct SupervisedObjective: Sendable {
     /// - Returns: fp32 `[n]` in nats, in the order of ``Batch/positions``.
     /// - Throws: `TorchError` when memory is short; what the adapter throws.
     public func losses(_ batch: Batch, _ backbone: any Backbone, _ context: Context = Context()) throws -> Tensor {
-        var context = context
-        context.segments = batch.segments
-        // What fills rows up does not stretch the positions of models whose frequencies follow the length.
-        context.length = max(batch.longest, 1)
-        // [rows, time, hidden] -> [n, hidden]
-        let states = try backbone.hiddenStates(batch.ids, context)
-        let chosen = try states.reshaped([-1, states.size(-1)]).gathered(batch.positions)
+        let states = try batch.states(backbone, context).gathered(batch.positions)
+        return try losses(of: states, targets: batch.targets, backbone, context)
+    }
+
+    /// The loss of every supervised token, from the states before it.
+    ///
+    /// - Parameters:
+    ///   - states: `[n, hidden]`.
+    ///   - targets: int64 `[n]`.
+    ///   - backbone: The model with what is attached to it.
+    ///   - context: The forward pass that the states are of.
+    /// - Returns: fp32 `[n]` in nats.
+    /// - Throws: `TorchError` when memory is short.
+    func losses(of states: Tensor, targets: Tensor, _ backbone: any Backbone, _ context: Context) throws -> Tensor {
         let head = backbone.head
-        let isChanged =
-            context.usesAdapters && head.adapter != nil || head.parameters.contains { $0.replacement != nil }
-        guard !isChanged else { return try Self.crossEntropy(head(chosen, context), batch.targets) }
+        guard !head.isChanged(in: context) else { return try Self.crossEntropy(head(states, context), targets) }
         let weight = try head.weight.values(dtype: head.weight.frozen.dtype)
-        return try losses(of: chosen, targets: batch.targets, weight: weight, bias: head.bias?.frozen)
+        return try losses(of: states, targets: targets, weight: weight, bias: head.bias?.frozen)
     }
 
     /// The plain form, for heads that are trained themselves: `[n, vocabulary]` to fp32 `[n]`.
@@ -89,5 +96,37 @@ public struct SupervisedObjective: Sendable {
                 }
             )
         }
+    }
+}
+
+extension SupervisedObjective: Objective {
+    package static let name = "sft"
+    package static let summary = "Write the rows: next-token cross-entropy of their supervised tokens."
+    package static let rows = RowKind.text
+    package static let unit = LossUnit.tokens
+    package static let fields: [Field<SupervisedObjective>] = []
+
+    package init() { self.init(chunkBytes: Self.defaultChunkBytes) }
+
+    package func results(of pass: ForwardPass) throws -> ObjectiveResults {
+        let losses = try pass.tokenLosses()
+        return ObjectiveResults(terms: [try LossTerm(losses.sum(), per: .tokens)]) {
+            let values = try losses.values(as: Float.self)
+            var start = 0
+            return zip(pass.examples, pass.batch.supervisedCounts).map { example, count in
+                let sum = values[start..<(start + count)].reduce(0.0) { $0 + Double($1) }
+                start += count
+                return Evaluation.Row(loss: sum / Double(max(count, 1)), tokens: count, line: example.line)
+            }
+        }
+    }
+
+    package func measures(of rows: [Evaluation.Row]) -> KeyedList<Double> { [:] }
+}
+
+extension Linear {
+    /// Whether the layer computes something else than the pretrained one in a forward pass.
+    func isChanged(in context: Context) -> Bool {
+        context.usesAdapters && (adapter != nil || parameters.contains { $0.replacement != nil })
     }
 }

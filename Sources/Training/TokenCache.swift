@@ -42,17 +42,20 @@ public struct TokenCache: Sendable {
     ///   - file: The file.
     ///   - text: The digest of what turns text into tokens.
     ///   - columns: How columns are read.
+    ///   - kind: What the rows teach.
     ///   - fill: Writes the rows.
     /// - Throws: `FormatError` with `isWriteFailure` when the folder cannot be written or is full, and then nothing is
     ///   left in it; else what `fill` throws.
     func table(
-        of file: RowFile, text: String, columns: KeyedList<String>,
+        of file: RowFile, text: String, columns: KeyedList<String>, kind: RowKind,
         fill: (inout TokenTableWriter) throws -> Void
     ) throws -> TokenTable {
         try makeFolders()
         let before = FileStamp(file.path)
         let digest = try digests.digest(of: file.path)
-        let key = Self.key([Self.rules, digest, file.format.rawValue, text] + columns.flatMap { [$0.key, $0.value] })
+        // Of one file other kinds of rows are refused, so its table belongs to one kind.
+        let rules = kind == .text ? [Self.rules] : [Self.rules, kind.rawValue]
+        let key = Self.key(rules + [digest, file.format.rawValue, text] + columns.flatMap { [$0.key, $0.value] })
         let path = joined(tables, hexadecimal(key) + ".tokens")
         if let known = existing(path, key) { return known }
         // Of processes that begin together one makes the table, and the others find it made.

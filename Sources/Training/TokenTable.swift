@@ -41,7 +41,7 @@ final class TokenTable: Sendable {
         }
     }
 
-    /// The number of rows.
+    /// The number of sequences of tokens.
     let count: Int
     let facts: TokenTableFacts
     private let memory: TokenMemory
@@ -92,7 +92,7 @@ final class TokenTable: Sendable {
         self.memory = memory
         self.blocks = blocks
         self.count = count
-        guard facts.badCount == facts.rows - count, (0..<count).allSatisfy({ self.entry($0).isSound(before: table) })
+        guard (facts.rows - facts.badCount) * facts.sequencesPerRow == count, (0..<count).allSatisfy({ self.entry($0).isSound(before: table) })
         else { throw TrainingError("the token table is damaged") }
     }
 
@@ -147,6 +147,10 @@ struct TokenTableFacts: Equatable {
     var lookAlikes: KeyedList<Int> = [:]
     /// SHA-256 over tokens and marks of all rows.
     var digest = ""
+    /// How many sequences of tokens each row that can be used has in the table.
+    var sequencesPerRow = 1
+    /// The names of the labels, in the order in which they are first met: rows have their numbers.
+    var labels: [String] = []
 
     init() {}
 
@@ -156,21 +160,27 @@ struct TokenTableFacts: Equatable {
             let forms = json["look_alikes"]?.object
         else { throw TrainingError("the token table is damaged") }
         (self.rows, self.longest, self.badCount, self.digest) = (rows, longest, badCount, digest)
+        sequencesPerRow = json["sequences"]?.int ?? 1
+        labels = json["labels"]?.array?.compactMap(\.string) ?? []
         badRows = bad.compactMap { row in
             row[0]?.int.flatMap { line in row[1]?.string.map { BadRow(line: line, reason: $0) } }
         }
         for (form, count) in forms { lookAlikes[form] = count.int ?? -1 }
         guard rows >= 0, longest >= 0, (0...rows).contains(badCount), badRows.count == min(badCount, Self.badRowLimit),
-            badRows.allSatisfy({ $0.line > 0 }), lookAlikes.allSatisfy({ (0...rows).contains($0.value) })
+            (1...2).contains(sequencesPerRow), badRows.allSatisfy({ $0.line > 0 }),
+            lookAlikes.allSatisfy({ (0...rows).contains($0.value) })
         else { throw TrainingError("the token table is damaged") }
     }
 
     var json: JSON {
         var forms = KeyedList<JSON>()
         for (form, count) in lookAlikes { forms[form] = JSON(count) }
-        return [
+        var object: KeyedList<JSON> = [
             "rows": JSON(rows), "longest": JSON(longest), "bad": JSON(badCount), "digest": .string(digest),
             "bad_rows": JSON(badRows.map { [JSON($0.line), .string($0.reason)] }), "look_alikes": .object(forms),
         ]
+        if sequencesPerRow > 1 { object["sequences"] = JSON(sequencesPerRow) }
+        if !labels.isEmpty { object["labels"] = JSON(labels.map { .string($0) }) }
+        return .object(object)
     }
 }

@@ -12,6 +12,7 @@ struct TokenTableWriter {
     private var entries: [UInt8] = []
     private var entryCount = 0
     private var blocks: [(start: Int, rows: Int)] = []
+    private var labelNumbers: [String: Int] = [:]
     var facts = TokenTableFacts()
 
     /// Begins a table.
@@ -28,10 +29,26 @@ struct TokenTableWriter {
         put([UInt8](repeating: 0, count: TokenTable.headerSize - 16 - key.count))
     }
 
-    /// Adds a row.
+    /// Adds a row: its sequences of tokens one behind the other, a label as a sequence of its own.
     ///
-    /// - Parameter stops: The tokens that end a turn or a text.
-    mutating func append(_ example: Example, stops: Set<Int>) throws {
+    /// - Parameters:
+    ///   - label: The name of the row's label.
+    ///   - stops: The tokens that end a turn or a text.
+    mutating func append(_ example: Example, label: String? = nil, stops: Set<Int>) throws {
+        for sequence in example.sequences { try append(sequence: sequence, stops: stops) }
+        if let label {
+            let number = labelNumbers[label] ?? facts.labels.count
+            if number == facts.labels.count {
+                facts.labels.append(label)
+                labelNumbers[label] = number
+            }
+            try append(sequence: Example(ids: [0, number], supervised: [], line: example.line), stops: [])
+        }
+        facts.rows += 1
+        if buffer.count >= 1 << 20 { try flush() }
+    }
+
+    private mutating func append(sequence example: Example, stops: Set<Int>) throws {
         let start = count
         var firstStop = TokenTable.none
         var firstSupervised = TokenTable.none
@@ -56,10 +73,8 @@ struct TokenTableWriter {
             Self.append(word, to: &entries)
         }
         entryCount += 1
-        facts.rows += 1
         facts.longest = max(facts.longest, example.ids.count)
         if entryCount == TokenTable.rowsPerBlock { endBlock() }
-        if buffer.count >= 1 << 20 { try flush() }
     }
 
     /// Notes a row that cannot be used.

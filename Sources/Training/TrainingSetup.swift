@@ -18,7 +18,9 @@ struct TrainingSetup {
         try recipe.validate()
         let configuration = try recipe.adapterConfiguration()
         if let threads = recipe.threads { try Machine.setThreads(threads) }
-        let model = try LanguageModel.load(recipe.model, dtype: recipe.dtype, device: recipe.device)
+        let model = try LanguageModel.load(
+            recipe.model, dtype: recipe.dtype, device: recipe.device,
+            form: recipe.quantization.form(doubleQuant: recipe.doubleQuant))
         let adapter = try Adapter(configuration, on: model.backbone, seed: Seed(UInt64(recipe.seed)))
         try self.init(recipe, model: model, adapter: adapter)
     }
