@@ -61,12 +61,26 @@ public enum GradientCheckpointing: FieldValue, Hashable {
     }
 }
 
+extension Recipe {
+    /// The blocks that a run would compute again with so much memory.
+    ///
+    /// - Throws: What is wrong with the recipe, the model, the data or the method.
+    package func checkpointing(available: Int) throws -> GradientCheckpointing {
+        try TrainingSetup(self).decidedCheckpointing(available: available, asWritten: self)
+    }
+}
+
 extension TrainingSetup {
     /// Decides which blocks are computed again: what the recipe says, else the fewest with which a step fits.
     ///
-    /// - Parameter available: The bytes that the run may take beyond what it holds; nil: what the machine says.
+    /// - Parameters:
+    ///   - available: The bytes that the run may take beyond what it holds; nil: what the machine says.
+    ///   - written: The recipe before anything was decided; nil: this one.
     /// - Throws: ``TrainingError`` when the adapter has the blocks run in a way of its own.
-    func decidedCheckpointing(available: Int? = nil) throws -> GradientCheckpointing {
+    func decidedCheckpointing(
+        available: Int? = nil, asWritten written: Recipe? = nil
+    ) throws -> GradientCheckpointing {
+        let recipe = written ?? recipe
         let wish = recipe.gradientCheckpointing ?? recipe.memory.checkpointing
         let backbone = model.backbone
         guard backbone.blockStack.execution == nil else {

@@ -41,6 +41,8 @@ struct MethodCase: Sendable, CustomTestStringConvertible {
         MethodCase(name: "loretta-rep", settings: ["r": 3], start: .withinRounding),
         MethodCase(name: "miss", settings: ["r": 8], isSeeded: false),
         MethodCase(name: "bone", settings: ["r": 4], isSeeded: false),
+        MethodCase(name: "meft", start: .elsewhere),
+        MethodCase(name: "ist", settings: ["update_layers": 1], trainsParts: true),
         MethodCase(name: "adalora", settings: ["init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 2]),
     ]
 
