@@ -35,12 +35,23 @@ struct ModelOptions: ParsableArguments {
     /// - Throws: What is wrong with the model or the adapter, or what the machine lacks.
     func load(keepsBlocks: Bool = false) throws -> LanguageModel {
         if let threads { try Machine.setThreads(threads) }
+        try noteMerged()
         var form = quantization?.form(doubleQuant: doubleQuant) ?? .plain
         if keepsBlocks, form == .blocks { form = .multipliedBlocks }
         let model = try LanguageModel.load(
             model, dtype: dtype, device: device, form: form, keepsBlocks: keepsBlocks && quantization == nil)
         if let adapter { _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone) }
         return model
+    }
+}
+
+extension ModelOptions {
+    /// Quantising what was merged makes another model of it, which nobody should have to find out.
+    private func noteMerged() throws {
+        guard quantization == .nf4 || quantization == .int8, try Checkpoint(model).mergedInto != nil else { return }
+        Output.note(
+            "\(model): an adapter was merged into these weights, and quantising them moves them again: the model no longer is "
+                + "what was trained; give --model and --adapter instead to have exactly that")
     }
 }
 

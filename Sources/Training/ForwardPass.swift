@@ -108,7 +108,7 @@ package final class ForwardPass {
     package func classLogits() throws -> Tensor {
         if let heldLogits { return heldLogits }
         let logits = try withGradEnabled(isGradEnabled && context.usesAdapters) {
-            try logits(of: states().gathered(batch.ends()))
+            try self.logits(of: states().gathered(batch.ends()))
         }
         heldLogits = logits
         return logits

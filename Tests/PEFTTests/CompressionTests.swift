@@ -94,10 +94,10 @@ import Torch
         }
     }
 
-    @Test(arguments: EveryMethodTests.names) func everyMethodComesBackAsItsStartAndSigns(name: String) throws {
+    @Test(arguments: MethodCase.all) func everyMethodComesBackAsItsStartAndSigns(method: MethodCase) throws {
         let backbone = try SmallModel().backbone()
         try withTemporaryFolder { folder in
-            try saved(name, on: backbone, to: folder("plain"))
+            try saved(method.name, method.settings, on: backbone, to: folder("plain"))
             let report = try AdapterCompression(density: 0.2, alpha: 2).compress(
                 folder("plain"), to: folder("small")
             ) { backbone }
