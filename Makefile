@@ -9,8 +9,10 @@ PYTHON ?= python3
 PREFIX ?= /usr/local
 # Another LibTorch, by version or by folder; the set-up remembers the choice.
 LIBTORCH ?=
-# Words to pass on: make test FILTER=GGUF
+# Words to pass on: make test FILTER=GGUF, make bench ROWS=decoding ROUNDS=3
 FILTER ?=
+ROWS ?=
+ROUNDS ?=
 export SWIFT PYTHON LIBTORCH
 
 CONFIGURATION := -c release
@@ -20,7 +22,7 @@ ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench bench-decoding bench-packing bench-tokenizer fuzz format lint docs install clean fuzz-coverage
+.PHONY: help setup oracle build engine packages test demo bench bench-quick bench-packing bench-selected bench-storage bench-tokenizer fuzz format lint docs install clean fuzz-coverage
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -63,14 +65,20 @@ test: oracle ## Run every test (FILTER=<regular expression> runs some)
 demo: build ## Fine-tune SmolLM2-135M on real data and show what it learnt
 	@scripts/demo.sh
 
-bench-decoding: build ## Measure generating text from a quantised file beside llama.cpp
-	@$(PYTHON) Benchmarks/decoding.py
+bench: oracle build ## Measure Graft beside its peers and write docs/benchmarks.md (ROWS=training,start ROUNDS=5)
+	@.graft/oracle/bin/python Benchmarks/bench.py --rows '$(ROWS)' $(if $(ROUNDS),--rounds $(ROUNDS))
 
-bench: oracle build ## Measure speed and memory beside peft and transformers
-	@scripts/bench.sh
+bench-quick: oracle build ## Check in under 3 minutes that no figure is far beyond its bar
+	@.graft/oracle/bin/python Benchmarks/bench.py --quick
 
 bench-packing: oracle build ## Measure packed rows beside rows that are filled up
 	@.graft/oracle/bin/python Benchmarks/packing.py
+
+bench-selected: oracle build ## Measure methods that train selected parameters beside LoRA
+	@.graft/oracle/bin/python Benchmarks/selected.py
+
+bench-storage: oracle build ## Measure training over quantised weights beside plain ones
+	@.graft/oracle/bin/python Benchmarks/storage.py
 
 bench-tokenizer: oracle packages ## Measure the tokenizers' speed beside the tokenizers package
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product TokenizerBenchmark

@@ -8,6 +8,20 @@ public protocol AttentionPrefix: AnyObject {
     ///
     /// - Returns: Each `[batch or 1, heads, length, dimension]` in the model's dtype.
     func keysAndValues(of state: AttentionState, in context: Context) throws -> (keys: Tensor, values: Tensor)
+    /// The keys in front in one pass, where that is not always the same.
+    func length(in context: Context) -> Int
+    /// How much of attention with the prefix there is, the rest being attention to the tokens alone; nil (the default)
+    /// where the prefix is simply there.
+    ///
+    /// - Returns: A tensor that broadcasts to `[batch, heads, time, dimension]`, in the model's dtype.
+    func gate(of state: AttentionState, in context: Context) throws -> Tensor?
+}
+
+extension AttentionPrefix {
+    /// Always the same.
+    public func length(in context: Context) -> Int { length }
+    /// The prefix is simply there.
+    public func gate(of state: AttentionState, in context: Context) throws -> Tensor? { nil }
 }
 
 /// The keys and values of one attention layer, with a slot for a prefix.
@@ -37,7 +51,7 @@ public final class AttentionState: AttachPoint {
     }
 
     /// The keys in front of the tokens' in a pass.
-    func length(in context: Context) -> Int { context.usesAdapters ? prefix?.length ?? 0 : 0 }
+    func length(in context: Context) -> Int { context.usesAdapters ? prefix?.length(in: context) ?? 0 : 0 }
 
     /// The prefix for a batch, each `[batch, heads, length, dimension]`; nil where there is none.
     func prefix(batch: Int, _ context: Context) throws -> (keys: Tensor, values: Tensor)? {

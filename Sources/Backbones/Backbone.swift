@@ -50,9 +50,20 @@ extension Backbone {
             .reduce(0) { $0 + $1.frozen.count }
     }
 
-    /// How weights are held: `blocks` where they are quantised ones that are multiplied as they are, else the dtype.
+    /// How weights are held: `blocks`, `nf4` or `int8` where some are packed, else the dtype.
     public var heldWeights: String {
-        linears.contains { $0.weight.packed != nil } ? "blocks" : "\(dtype)"
+        linears.lazy.compactMap { $0.weight.packed?.form }.first ?? "\(dtype)"
+    }
+
+    /// How the matrices of the blocks are held.
+    public var weightForm: WeightForm {
+        linears.lazy.compactMap { $0.weight.packed.flatMap(WeightForm.init) }.first ?? .plain
+    }
+
+    /// The bytes that all weights take as they are held; a tied head counts once.
+    public var heldBytes: Int {
+        parameters.filter { !(configuration.tieWordEmbeddings && $0 === head.weight) }
+            .reduce(0) { $0 + $1.storage.byteCount }
     }
 
     /// A cache for `capacity` tokens.

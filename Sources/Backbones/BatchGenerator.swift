@@ -18,14 +18,18 @@ extension Backbone {
     /// - Parameters:
     ///   - prompts: Token ids, of any lengths.
     ///   - settings: How tokens are chosen and when to stop.
+    ///   - routing: Which adapter each prompt uses, where several share the model.
     /// - Returns: One result for each prompt.
     /// - Throws: `ModelError` when a prompt does not fit or a setting is out of range; `TorchError` when memory is
     ///   short.
     public func generateBatch(
-        prompts: [[Int]], settings: GenerationSettings = GenerationSettings()
+        prompts: [[Int]], settings: GenerationSettings = GenerationSettings(), routing: Routing? = nil
     ) throws -> [GeneratedTokens] {
         guard !prompts.isEmpty else { return [] }
-        return try withoutGrad { try BatchRun(self, prompts, settings).finish() }
+        if let routing, routing.rows.count != prompts.count {
+            throw ModelError("\(prompts.count) prompts, but adapters are chosen for \(routing.rows.count)")
+        }
+        return try withoutGrad { try BatchRun(self, prompts, settings, routing).finish() }
     }
 }
 
@@ -44,6 +48,8 @@ private final class BatchRun {
 
     private let backbone: any Backbone
     private let settings: GenerationSettings
+    /// The adapters of `rows`.
+    private var routing: Routing?
     private let cache: KeyValueCache
     /// The slots of the prompts.
     private let width: Int
@@ -55,9 +61,12 @@ private final class BatchRun {
     private var visible: Tensor
     private var logits: Tensor
 
-    init(_ backbone: any Backbone, _ prompts: [[Int]], _ settings: GenerationSettings) throws {
+    init(
+        _ backbone: any Backbone, _ prompts: [[Int]], _ settings: GenerationSettings, _ routing: Routing?
+    ) throws {
         self.backbone = backbone
         self.settings = settings
+        self.routing = routing
         let rows = try prompts.enumerated().map { index, prompt in
             Row(
                 index: index, promptCount: prompt.count,
@@ -93,6 +102,7 @@ private final class BatchRun {
     private func prefill(_ prompts: [[Int]]) throws -> Tensor {
         var context = Context(cache: cache, usesAdapters: settings.usesAdapters)
         context.length = width
+        context.routing = routing
         var last: [Tensor?] = prompts.map { _ in nil }
         for start in stride(from: 0, to: width, by: settings.prefillTokens) {
             let range = start..<min(start + settings.prefillTokens, width)
@@ -136,6 +146,7 @@ private final class BatchRun {
         let kept = try Tensor(going).to(device: backbone.device)
         try cache.keep(rows: kept)
         visible = try visible.gathered(kept)
+        routing = routing?.keeping(going)
         rows = going.map { rows[$0] }
     }
 
@@ -150,6 +161,7 @@ private final class BatchRun {
             context.mask = try visible.narrowed(3, start: 0, length: keys)
         }
         context.length = keys
+        context.routing = routing
         let ids = try Tensor(rows.map { $0.tokens.last ?? 0 }, shape: [count, 1]).to(device: backbone.device)
         return try backbone.head(backbone.hiddenStates(ids, context), context)
     }

@@ -61,16 +61,34 @@ public struct Checkpoint {
     /// - Parameters:
     ///   - dtype: The dtype of weights and activations, `float32` or `bfloat16`.
     ///   - device: Where it goes.
-    ///   - keepsBlocks: Holds quantised matrices as blocks, for generating text on the CPU; see ``PackedMatrix``.
-    /// - Throws: `ModelError` when a tensor is missing, superfluous or of another shape than the configuration says.
-    public func backbone(dtype: DType, device: Device = .cpu, keepsBlocks: Bool = false) throws -> any Backbone {
-        let weights = LlamaWeights(source, dtype: dtype, device: device, keepsBlocks: keepsBlocks)
-        return try Llama(configuration, weights: weights)
+    ///   - form: How matrices are held; all but ``WeightForm/plain`` on the CPU only.
+    /// - Throws: `ModelError` when a tensor is missing, superfluous or of another shape than the configuration says, or
+    ///   the matrices cannot be held so.
+    public func backbone(dtype: DType, device: Device = .cpu, form: WeightForm = .plain) throws -> any Backbone {
+        guard form == .plain || device == .cpu else {
+            throw ModelError("quantised weights are computed with on the CPU only, not on \(device); use the CPU")
+        }
+        if form == .blocks || form == .multipliedBlocks, try !hasBlocks {
+            throw ModelError(
+                "\(location.path): there are no quantised blocks to keep; name a GGUF file that is quantised, or quantise "
+                    + "to nf4 or int8")
+        }
+        return try Llama(
+            configuration, weights: LlamaWeights(source, dtype: dtype, device: device, form: form))
     }
 
-    /// Whether the weights are quantised blocks that can be multiplied as they are.
+    /// Whether there are matrices of quantised blocks.
     public var hasBlocks: Bool {
         get throws { try source.names.contains { try source.blocks($0) != nil } }
+    }
+
+    /// Whether some of them can be multiplied as they are.
+    public var hasMultipliedBlocks: Bool {
+        get throws {
+            try source.names.contains { name in
+                try source.blocks(name).map { PackedMatrix.canPack($0.type, columns: $0.columns) } ?? false
+            }
+        }
     }
 
     /// The model's layers without its values, in next to no memory: what an adapter needs to be loaded for merging.

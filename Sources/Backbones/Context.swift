@@ -12,6 +12,8 @@ public struct Context {
     public var segments: Segments?
     /// The keys and values of earlier tokens; new ones are added to it.
     public var cache: KeyValueCache?
+    /// Which adapter each row uses, where several share the model.
+    public var routing: Routing?
     /// Whether adapters act; off, the model is the pretrained one.
     public var usesAdapters = true
     /// Where dropout masks come from; nil outside training, when nothing is dropped.

@@ -119,6 +119,7 @@ public final class KeyValueCache {
 
     private func store(like tensor: Tensor) throws -> Tensor {
         let shape = tensor.shape
-        return try Tensor.empty([shape[0], shape[1], leading + capacity, shape[3]], dtype: tensor.dtype, device: tensor.device)
+        return try Tensor.empty(
+            [shape[0], shape[1], leading + capacity, shape[3]], dtype: tensor.dtype, device: tensor.device)
     }
 }

@@ -74,7 +74,7 @@ public final class Linear {
     }
 
     /// Makes a layer over a parameter, which may be packed.
-    init(
+    package init(
         path: String, weight: Parameter, bias: Tensor? = nil, role: LinearRole, layer: Int? = nil,
         heads: HeadLayout? = nil
     ) {
@@ -93,31 +93,36 @@ public final class Linear {
     /// The tensors of the layer.
     public var parameters: [Parameter] { [weight] + (bias.map { [$0] } ?? []) }
 
-    /// Whether weight and bias are plain tensors, no gradient flows into them, and nothing stands in for them.
-    var isFrozen: Bool {
-        parameters.allSatisfy { $0.packed == nil && $0.replacement == nil && !$0.frozen.requiresGrad }
+    /// Whether nothing stands in for weight and bias, and no gradient flows into them.
+    var isFrozen: Bool { weight.isFrozen && bias?.isFrozen != false }
+
+    /// Whether the weight is multiplied as it is packed: where no gradient is wanted of what is rounded there.
+    var multipliesPacked: Bool {
+        weight.packed?.multipliesPacked == true && weight.replacement == nil && !isGradEnabled
     }
 
     /// The product without the adapter, `[..., in]` to `[..., out]`.
     ///
     /// - Throws: `TorchError` when the input's size differs.
-    public func base(_ input: Tensor) throws -> Tensor {
-        try product(input, weight, bias)
-    }
+    public func base(_ input: Tensor) throws -> Tensor { try product(input, bias) }
 
     /// The product with the weight alone, `[..., in]` to `[..., out]`.
     ///
     /// - Throws: `TorchError` when the input's size differs.
-    public func unbiased(_ input: Tensor) throws -> Tensor { try product(input, weight, nil) }
+    public func unbiased(_ input: Tensor) throws -> Tensor { try product(input, nil) }
 
-    private func product(_ input: Tensor, _ weight: Parameter, _ bias: Parameter?) throws -> Tensor {
-        // Blocks are multiplied as they are, unless a gradient must pass through.
-        if let packed = weight.packed, weight.replacement == nil, !(isGradEnabled && input.requiresGrad) {
+    private func product(_ input: Tensor, _ bias: Parameter?) throws -> Tensor {
+        if multipliesPacked, let packed = weight.packed {
             let product = try packed.product(input)
             return try bias.map { try product + $0.value() } ?? product
         }
-        guard isFrozen, runsOwnKernels(input), weight.frozen.dtype == input.dtype else {
-            return try linear(input, weight.value(), bias?.value())
+        let isPlain = weight.packed == nil
+        guard weight.isFrozen, !isPlain || bias?.isFrozen != false, runsOwnKernels(input),
+            weight.frozen.dtype == input.dtype
+        else { return try linear(input, weight.value(), bias?.value()) }
+        if let bias, !bias.isFrozen {
+            // What is unpacked must not stay for the backward pass because the bias is trained.
+            return try frozenLinears([FrozenLinear(weight: weight.frozen)], input)[0] + bias.value()
         }
         return try frozenLinears([FrozenLinear(weight: weight.frozen, bias: bias?.frozen)], input)[0]
     }

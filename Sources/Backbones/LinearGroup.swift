@@ -3,8 +3,8 @@ import Torch
 extension Linear {
     /// The outputs of layers that share an input, as the model uses them.
     ///
-    /// Where all weights are frozen and no adapter does more than add a low-rank product, the layers are computed
-    /// together.
+    /// Where all weights are frozen, packed or not, and no adapter does more than add a low-rank product, the layers are
+    /// computed together.
     ///
     /// - Parameters:
     ///   - layers: The layers, at least one.
@@ -29,7 +29,7 @@ extension Linear {
         guard runsOwnKernels(input) else { return nil }
         var parts: [FrozenLinear] = []
         for layer in layers {
-            guard layer.isFrozen, layer.weight.frozen.dtype == input.dtype else { return nil }
+            guard layer.isFrozen, layer.weight.frozen.dtype == input.dtype, !layer.multipliesPacked else { return nil }
             var part = FrozenLinear(weight: layer.weight.frozen, bias: layer.bias?.frozen)
             if let adapter = layer.adapter, context.usesAdapters {
                 guard let term = try adapter.lowRankTerm(for: input, of: layer, in: context) else { return nil }

@@ -76,7 +76,7 @@ public final class Llama: Backbone {
 
     private func states(of ids: Tensor, _ context: Context) throws -> Tensor {
         let prefix = attentionStates.map { $0.length(in: context) }.max() ?? 0
-        let virtualTokens = context.usesAdapters ? embedding.adapter?.virtualTokens ?? 0 : 0
+        let virtualTokens = context.usesAdapters ? embedding.adapter?.virtualTokens(in: context) ?? 0 : 0
         if !hasOccupiedSlots(context), let states = try packedDecoder?.states(after: ids, context) { return states }
         guard ids.rank == 2 else { throw ModelError("token ids have shape \(ids.shape); expected [batch, time]") }
         try context.segments?.requireFit(ids, context)

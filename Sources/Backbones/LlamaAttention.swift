@@ -54,7 +54,12 @@ final class LlamaAttention {
         var values = try heads(projected[2], nil, context)
         if let cache = context.cache { (keys, values) = try cache.append(keys, values, layer: state.layer) }
         let prefix = try state.prefix(batch: input.size(0), context)
-        let attended = try context.observed(attendInRows(queries, keys, values, prefix, pass.masks), state.path)
+        var attended = try attendInRows(queries, keys, values, prefix, pass.masks)
+        if prefix != nil, let gate = try state.prefix?.gate(of: state, in: context) {
+            let plain = try attendInRows(queries, keys, values, nil, pass.masks)
+            attended = try plain + (attended - plain) * gate
+        }
+        try context.observer?(state.path, attended)
         // [batch, heads, time, dim] -> [batch, time, heads * dim]
         return try output(attended.transposed(1, 2).reshaped([input.size(0), input.size(1), -1]), context)
     }

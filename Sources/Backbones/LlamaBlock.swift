@@ -38,7 +38,8 @@ final class LlamaBlock: TransformerBlock {
     }
 
     var parameters: [Parameter] {
-        selfAttention.parameters + gatedMLP.linears.flatMap(\.parameters) + [inputNorm.weight, postAttentionNorm.weight]
+        let norms = [inputNorm.weight, postAttentionNorm.weight]
+        return selfAttention.parameters + gatedMLP.linears.flatMap(\.parameters) + norms
     }
 
     func attention(_ states: Tensor, _ pass: BlockPass) throws -> Tensor {

@@ -28,7 +28,7 @@ final class PackedDecoder {
 
     /// Makes the decoder; nil when a weight is not packed or a norm is not in fp32 in main memory.
     init?(_ configuration: LlamaConfiguration, embedding: Parameter, blocks: [Block], norm: Parameter) {
-        guard embedding.packed != nil, !blocks.isEmpty, let finalNorm = Self.place(norm) else { return nil }
+        guard embedding.packed is PackedMatrix, !blocks.isEmpty, let finalNorm = Self.place(norm) else { return nil }
         var layers: [cblocks_layer] = []
         for (index, block) in blocks.enumerated() {
             guard let layer = Self.layer(block, window: configuration.slidingWindow(layer: index)) else { return nil }
@@ -135,7 +135,7 @@ final class PackedDecoder {
     }
 
     private static func linear(_ linear: Linear) -> cblocks_linear? {
-        guard let packed = linear.weight.packed else { return nil }
+        guard let packed = linear.weight.packed as? PackedMatrix else { return nil }
         let bias = linear.bias.flatMap(place)
         guard (bias == nil) == (linear.bias == nil) else { return nil }
         return cblocks_linear(weight: packed.view, bias: bias)

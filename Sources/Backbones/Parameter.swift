@@ -3,66 +3,74 @@ import Torch
 
 /// One tensor of a checkpoint, by the name it has there.
 ///
-/// The frozen tensor is never written. An adapter that trains a copy of it (`modules_to_save`, biases, selected
+/// The frozen values are never written. An adapter that trains a copy of them (`modules_to_save`, biases, selected
 /// parameters) puts that copy in `replacement`; taking it away restores the model bit for bit.
 public final class Parameter {
     /// The name in the checkpoint, such as `model.layers.3.self_attn.q_proj.weight`.
     public let path: String
+    /// How the pretrained values are held.
+    public let storage: any FrozenStorage
     /// The pretrained values; of a packed parameter only the shape and the dtype, see ``values(dtype:)``.
+    ///
+    /// `frozenLinears` multiplies with it in either case.
     public let frozen: Tensor
-    /// The pretrained values as quantised blocks, where they are held so.
-    public let packed: PackedMatrix?
+    /// The storage where the values are not there as plain numbers.
+    public let packed: (any PackedStorage)?
     /// What stands in for the pretrained values, of the same shape, or nil.
     public var replacement: Tensor?
 
     /// Makes a parameter of pretrained values.
-    public init(path: String, frozen: Tensor) {
-        self.path = path
-        self.frozen = frozen
-        packed = nil
+    public convenience init(path: String, frozen: Tensor) {
+        self.init(path: path, storage: frozen, frozen: frozen, packed: nil)
     }
 
-    /// Makes a parameter of quantised blocks.
+    /// Makes a parameter of a packed matrix.
     ///
+    /// - Parameters:
+    ///   - path: The name in the checkpoint.
+    ///   - packed: How the matrix is held.
+    ///   - dtype: The dtype to compute in, `float32` or `bfloat16`.
     /// - Throws: `TorchError` when the engine cannot be loaded.
-    public init(path: String, packed: PackedMatrix) throws {
-        self.path = path
-        self.packed = packed
-        // One number behind every element, and it is none: whoever computes with it by mistake will notice.
-        let shape = [packed.stored.rows, packed.stored.columns]
-        frozen = try Tensor.full([1, 1], .nan).expanded(shape)
+    public convenience init(path: String, packed: any PackedStorage, dtype: DType = .float32) throws {
+        self.init(path: path, storage: packed, frozen: try packed.standIn(dtype: dtype), packed: packed)
     }
 
-    /// The pretrained values, unpacked where they are held as blocks.
+    /// Another parameter over the same pretrained values.
+    func sharing(path: String) -> Parameter {
+        Parameter(path: path, storage: storage, frozen: frozen, packed: packed)
+    }
+
+    private init(path: String, storage: any FrozenStorage, frozen: Tensor, packed: (any PackedStorage)?) {
+        self.path = path
+        self.storage = storage
+        self.frozen = frozen
+        self.packed = packed
+    }
+
+    /// The pretrained values, unpacked where they are packed.
     ///
     /// - Throws: `TorchError` when memory is short.
     public func values(dtype: DType) throws -> Tensor {
-        try packed?.unpacked(dtype: dtype) ?? frozen.to(dtype: dtype)
+        try packed == nil ? frozen.to(dtype: dtype) : frozen.unpacked(dtype: dtype)
     }
 
     /// The values that the forward pass uses, in the frozen tensor's dtype.
     ///
-    /// - Throws: `TorchError` when the replacement cannot be converted.
+    /// - Throws: `TorchError` when the replacement cannot be converted or memory is short.
     public func value() throws -> Tensor {
-        try replacement?.to(dtype: frozen.dtype) ?? packed?.unpacked(dtype: frozen.dtype) ?? frozen
+        try replacement?.to(dtype: frozen.dtype) ?? values(dtype: frozen.dtype)
     }
 
     /// The rows of a matrix at some indices, of any shape, to `[..., columns]`.
     ///
     /// - Throws: `TorchError` or `FormatError` when there is no such row.
-    func rows(_ indices: Tensor) throws -> Tensor {
-        if let packed, replacement == nil { return try packed.rows(indices) }
-        return try embedding(indices, value())
+    package func rows(_ indices: Tensor) throws -> Tensor {
+        guard replacement == nil else { return try embedding(indices, value()) }
+        return try storage.rows(indices, dtype: frozen.dtype)
     }
 
-    /// Another parameter over the same pretrained values.
-    func sharing(path: String) -> Parameter { Parameter(path: path, frozen: frozen, packed: packed) }
-
-    private init(path: String, frozen: Tensor, packed: PackedMatrix?) {
-        self.path = path
-        self.frozen = frozen
-        self.packed = packed
-    }
+    /// Whether nothing stands in for the pretrained values and no gradient flows into them.
+    var isFrozen: Bool { replacement == nil && !frozen.requiresGrad }
 
     /// The path of the module that owns the parameter: the name without its last part.
     public var modulePath: String {

@@ -4,6 +4,8 @@ import Torch
 public protocol EmbeddingAdapter: AnyObject {
     /// The vectors in front of the tokens of every row; the positions of tokens begin behind them.
     var virtualTokens: Int { get }
+    /// The vectors in front in one pass, where that is not always the same.
+    func virtualTokens(in context: Context) -> Int
     /// The vectors in front, `[virtualTokens, hidden]` in the model's dtype; nil where there are none.
     func prompt(for embedding: TokenEmbedding, in context: Context) throws -> Tensor?
     /// The vectors of the tokens.
@@ -19,6 +21,8 @@ public protocol EmbeddingAdapter: AnyObject {
 extension EmbeddingAdapter {
     /// No vectors in front.
     public var virtualTokens: Int { 0 }
+    /// Always the same.
+    public func virtualTokens(in context: Context) -> Int { virtualTokens }
     /// No vectors in front.
     public func prompt(for embedding: TokenEmbedding, in context: Context) throws -> Tensor? { nil }
     /// The pretrained vectors.

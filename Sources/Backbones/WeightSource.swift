@@ -15,10 +15,12 @@ public protocol WeightSource {
     ///
     /// - Throws: `FormatError`, `ModelError` or `TorchError` when the tensor cannot be read.
     func tensor(_ name: String, dtype: DType) throws -> Tensor
-    /// The tensor as quantised blocks, or nil where it is not stored as a matrix of blocks that can be multiplied.
+    /// The tensor as quantised blocks, or nil where it is not stored as a matrix of blocks.
     ///
     /// - Throws: `FormatError` when the tensor cannot be read.
     func blocks(_ name: String) throws -> Dequantiser?
+    /// Gives back the memory that a mapped tensor was read into, after it has been copied.
+    func forget(_ name: String)
 }
 
 extension WeightSource {
@@ -26,6 +28,8 @@ extension WeightSource {
     public func blocks(_ name: String) throws -> Dequantiser? { nil }
     /// Nil.
     public func storedDType(of name: String) -> DType? { nil }
+    /// Does nothing.
+    public func forget(_ name: String) {}
 }
 
 /// The tensors of a safetensors checkpoint.
@@ -40,6 +44,8 @@ struct SafetensorsSource: WeightSource {
     func tensor(_ name: String, dtype: DType) throws -> Tensor {
         try checkpoint.tensor(name).tensor().to(dtype: dtype)
     }
+
+    func forget(_ name: String) { checkpoint.tensors[name]?.bytes.forget() }
 }
 
 /// The tensors of a Llama-family GGUF file under Hugging Face's names, with the rows of q and k back in order.
@@ -72,11 +78,11 @@ struct GGUFSource: WeightSource {
     }
 
     func blocks(_ name: String) throws -> Dequantiser? {
-        guard let tensor = stored[name], tensor.shape.count == 2,
-            PackedMatrix.canPack(tensor.type, columns: tensor.shape[1])
-        else { return nil }
+        guard let tensor = stored[name], tensor.shape.count == 2, tensor.type.isQuantised else { return nil }
         return try tensor.dequantiser(order: order(of: name))
     }
+
+    func forget(_ name: String) { stored[name]?.bytes.forget() }
 
     private func order(of name: String) -> RowOrder {
         guard let heads = interleavedHeads else { return .stored }
@@ -130,29 +136,62 @@ public final class LlamaWeights {
     /// Where they go.
     public let device: Device
     private let source: any WeightSource
-    private let keepsBlocks: Bool
+    private let form: WeightForm
     private var used: Set<String> = []
 
-    /// Opens the door to a checkpoint; `keepsBlocks` holds quantised matrices as the blocks that they are.
-    public init(_ source: any WeightSource, dtype: DType, device: Device = .cpu, keepsBlocks: Bool = false) {
+    /// Opens the door to a checkpoint.
+    ///
+    /// - Parameters:
+    ///   - source: The tensors.
+    ///   - dtype: The dtype of plain weights and of activations.
+    ///   - device: Where they go; on an accelerator all of them are plain.
+    ///   - form: How matrices are held.
+    public init(_ source: any WeightSource, dtype: DType, device: Device = .cpu, form: WeightForm = .plain) {
         self.source = source
-        self.keepsBlocks = keepsBlocks && device == .cpu
+        self.form = device == .cpu ? form : .plain
         self.dtype = dtype
         self.device = device
     }
 
+    /// A tensor of the shape that the configuration says.
     func tensor(_ name: String, _ shape: [Int]) throws -> Tensor {
         try check(name, shape)
-        return try source.tensor(name, dtype: dtype).to(device: device)
+        let tensor = try source.tensor(name, dtype: dtype).to(device: device)
+        // A copy was made; else the tensor is the mapped file itself.
+        if source.storedDType(of: name) != dtype || device != .cpu { source.forget(name) }
+        return tensor
     }
 
-    /// A matrix, packed where that is wanted and possible.
+    /// A matrix, as the file's blocks where that is wanted and possible.
     func matrix(_ name: String, _ shape: [Int]) throws -> Parameter {
-        if keepsBlocks, source.shape(of: name) == shape, let blocks = try source.blocks(name) {
-            used.insert(name)
-            return try Parameter(path: name, packed: PackedMatrix(blocks, threads: Machine.threads()))
-        }
+        try check(name, shape)
+        if let blocks = try keptBlocks(name) { return try Parameter(path: name, packed: blocks, dtype: dtype) }
         return Parameter(path: name, frozen: try tensor(name, shape))
+    }
+
+    private func keptBlocks(_ name: String) throws -> (any PackedStorage)? {
+        guard form == .blocks || form == .multipliedBlocks, let blocks = try source.blocks(name) else { return nil }
+        if form == .blocks { return blocks }
+        guard PackedMatrix.canPack(blocks.type, columns: blocks.columns) else { return nil }
+        return try PackedMatrix(blocks, threads: Machine.threads())
+    }
+
+    /// The weight of a linear layer of a block, quantised where that is wanted.
+    private func weight(_ name: String, _ shape: [Int]) throws -> Parameter {
+        switch form {
+        case .plain, .blocks, .multipliedBlocks: return try matrix(name, shape)
+        case .nf4, .int8: break
+        }
+        try check(name, shape)
+        defer { source.forget(name) }
+        do {
+            guard let packed = try form.quantised(source.tensor(name, dtype: .float32)) else {
+                return try matrix(name, shape)
+            }
+            return try Parameter(path: name, packed: packed, dtype: dtype)
+        } catch let error as FormatError where error.file == nil {
+            throw ModelError("\(source.path): the tensor \"\(name)\": \(error)")
+        }
     }
 
     private func check(_ name: String, _ shape: [Int]) throws {
@@ -176,7 +215,7 @@ public final class LlamaWeights {
         heads: HeadLayout? = nil
     ) throws -> Linear {
         Linear(
-            path: path, weight: try matrix(path + ".weight", [out, inputs]),
+            path: path, weight: try weight(path + ".weight", [out, inputs]),
             bias: hasBias ? try tensor(path + ".bias", [out]) : nil, role: role, layer: layer, heads: heads)
     }
 

@@ -96,6 +96,16 @@ public struct MappedBytes: Sendable {
     /// The bytes; valid while ``file`` lives (`withExtendedLifetime` where only the pointer is in use).
     public var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(mutableBytes) }
 
+    /// Gives the memory of whole pages back, after the bytes have been copied: what is read again comes from the file.
+    ///
+    /// What was written into this process's own copy is lost.
+    package func forget() {
+        let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+        guard let base = file.bytes.baseAddress, page > 0 else { return }
+        let (first, last) = ((offset + page - 1) / page * page, (offset + count) / page * page)
+        if first < last { madvise(base + first, last - first, Int32(MADV_DONTNEED)) }
+    }
+
     /// The bytes for writing into this process's own copy; valid while ``file`` lives.
     public var mutableBytes: UnsafeMutableRawBufferPointer {
         UnsafeMutableRawBufferPointer(rebasing: file.bytes[offset..<(offset + count)])

@@ -95,36 +95,6 @@ extension PackedMatrix {
         }
         return try output.to(dtype: input.dtype)
     }
-
-    /// Some rows, unpacked: indices of any shape to `[..., columns]` in fp32.
-    ///
-    /// - Throws: `FormatError` when there is no such row; `TorchError` when memory is short.
-    public func rows(_ indices: Tensor) throws -> Tensor {
-        let output = try Tensor.empty(indices.shape + [stored.columns])
-        let width = stored.columns
-        let chosen: [Int] = try indices.values()
-        try output.withUnsafeMutableBytes { memory in
-            let values = memory.bindMemory(to: Float.self)
-            for (place, row) in chosen.enumerated() {
-                guard row >= 0, row < stored.rows else {
-                    throw FormatError(
-                        file: stored.bytes.file.path, "there is no row \(row) in a matrix of \(stored.rows) rows")
-                }
-                let room = UnsafeMutableBufferPointer(rebasing: values[place * width..<(place + 1) * width])
-                try stored.write(float32: room, rows: row..<row + 1, threads: 1)
-            }
-        }
-        return output
-    }
-
-    /// The whole matrix, unpacked.
-    ///
-    /// - Throws: `TorchError` when memory is short.
-    public func unpacked(dtype: DType) throws -> Tensor {
-        let result = try Tensor.empty([stored.rows, stored.columns])
-        try result.withUnsafeMutableBytes { try stored.write(float32: $0.bindMemory(to: Float.self)) }
-        return try result.to(dtype: dtype)
-    }
 }
 
 extension SafetensorsInfo {

@@ -55,6 +55,7 @@ enum Failure {
         case let error as ProcessGroupError: error.isOfLaunch ? ExitStatus.badInput : ExitStatus.failed
         case is ExitCode, is CleanExit, is ValidationError: nil
         case is TorchError, is TrainingFailure: ExitStatus.failed
+        case is ComparisonInterrupted: ExitStatus.interrupted
         default: GraftCommand.exitCode(for: error) == .failure ? ExitStatus.failed : nil
         }
     }

@@ -29,7 +29,12 @@ struct GraftCommand: ParsableCommand {
             """,
         version: graftVersion,
         groupedSubcommands: [
-            CommandGroup(name: "Adapt", subcommands: [TrainCommand.self, EvalCommand.self, MergeCommand.self]),
+            CommandGroup(
+                name: "Adapt",
+                subcommands: [
+                    TrainCommand.self, EvalCommand.self, CompareCommand.self, MergeCommand.self, CombineCommand.self,
+                    CompressCommand.self,
+                ]),
             CommandGroup(name: "Use", subcommands: [GenerateCommand.self, ChatCommand.self, TokenizeCommand.self]),
             CommandGroup(
                 name: "Look",

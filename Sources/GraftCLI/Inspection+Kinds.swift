@@ -90,8 +90,7 @@ extension Inspection {
         guard let type = settings["peft_type"]?.string else {
             throw InputError("\(file), key \"peft_type\": the key is missing or no string, so the method is unknown")
         }
-        let tensors = try SafetensorsFile(path: joined(path, "adapter_model.safetensors")).tensors
-            .map { StoredTensor($0.value) }
+        let tensors = try adapterTensors(path)
         var facts = facts(kind, path)
         facts["method"] = .string(type)
         facts["rank"] = settings["r"] ?? .null
@@ -99,6 +98,23 @@ extension Inspection {
         facts["parameters"] = JSON(tensors.reduce(0) { $0 + $1.elements })
         facts["settings"] = .object(shown(settings.object ?? [:], type: type))
         return Inspection(facts: facts, tensors: tensors)
+    }
+
+    private static func adapterTensors(_ path: String) throws -> [StoredTensor] {
+        let compressed = joined(path, "adapter_model.ternary")
+        guard PathKind(compressed) == .file else {
+            return try SafetensorsFile(path: joined(path, "adapter_model.safetensors")).tensors
+                .map { StoredTensor($0.value) }
+        }
+        let file = try TernaryFile(path: compressed)
+        // The tensors share one run of codes: each has its part of the file by its values.
+        let bytesPerValue = Double(try MappedFile(path: compressed).count) / Double(max(1, file.vector.count))
+        return file.tensors.map { name, entry in
+            let elements = entry.shape.reduce(1, *)
+            return StoredTensor(
+                name: name, type: "ternary", shape: entry.shape, elements: elements,
+                bytes: Int(Double(elements) * bytesPerValue))
+        }
     }
 
     /// The settings of the method and the selection that are not empty; of a type that is unknown here, all of them.

@@ -12,6 +12,12 @@ struct ModelOptions: ParsableArguments {
     @Option(help: "The type of weights and activations; auto is bfloat16 where the machine multiplies it faster.")
     var dtype = Precision.auto
 
+    @Option(help: "How frozen weights are held; keep: the blocks of a GGUF file, which text is generated from anyway.")
+    var quantization: Quantization?
+
+    @Flag(inversion: .prefixedNo, help: "Whether the scales of nf4 are quantised, too.")
+    var doubleQuant = true
+
     @Option(help: "Where to compute; auto is CUDA where there is a device.")
     var device = DeviceChoice.auto
 
@@ -26,12 +32,15 @@ struct ModelOptions: ParsableArguments {
     /// Loads the model and puts the adapter to work in it.
     ///
     /// - Parameters:
-    ///   - keepsBlocks: With `--dtype auto`, leaves quantised weights packed.
+    ///   - keepsBlocks: For generating text: multiplies the blocks of a GGUF file as they are.
     ///   - classifies: Whether the adapter may be one that tells texts apart.
     /// - Throws: What is wrong with the model or the adapter, or what the machine lacks.
     func load(keepsBlocks: Bool = false, classifies: Bool = false) throws -> LanguageModel {
         if let threads { try Machine.setThreads(threads) }
-        let model = try LanguageModel.load(model, dtype: dtype, device: device, keepsBlocks: keepsBlocks)
+        var form = quantization?.form(doubleQuant: doubleQuant) ?? .plain
+        if keepsBlocks, form == .blocks { form = .multipliedBlocks }
+        let model = try LanguageModel.load(
+            model, dtype: dtype, device: device, form: form, keepsBlocks: keepsBlocks && quantization == nil)
         guard let adapter else { return model }
         if classifies { return try model.adapted(from: adapterFolder(adapter)).model }
         _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone)
@@ -40,6 +49,7 @@ struct ModelOptions: ParsableArguments {
 }
 
 extension Precision: ExpressibleByArgument {}
+extension Quantization: ExpressibleByArgument {}
 extension DeviceChoice: ExpressibleByArgument {}
 
 /// The adapter's folder where a run's is named, else the folder itself.

@@ -106,6 +106,12 @@ struct TrainOptions: ParsableArguments {
     @Option(help: "The type of frozen weights and activations. (default: auto)")
     var dtype: Precision?
 
+    @Option(help: "How frozen weights are held; keep: the blocks of a GGUF file. (default: none)")
+    var quantization: Quantization?
+
+    @Flag(inversion: .prefixedNo, help: "Whether the scales of nf4 are quantised, too. (default: --double-quant)")
+    var doubleQuant: Bool?
+
     @Option(help: "Where to compute. (default: auto)")
     var device: DeviceChoice?
 
@@ -167,6 +173,8 @@ struct TrainOptions: ParsableArguments {
         if loadBestModelAtEnd { recipe.loadBestModelAtEnd = true }
         take(logEvery, \.loggingSteps)
         take(dtype, \.dtype)
+        take(quantization, \.quantization)
+        take(doubleQuant, \.doubleQuant)
         take(device, \.device)
         take(threads, \.threads)
     }

@@ -54,7 +54,7 @@ public struct AdapterConfiguration: Sendable {
 
 extension AdapterConfiguration {
     /// What the method may touch in a model; the selection gets the method's default targets where it has none.
-    fileprivate mutating func points(of backbone: any Backbone) throws -> AttachPoints {
+    package mutating func points(of backbone: any Backbone) throws -> AttachPoints {
         let layers = selection.layersToTransform.flatMap { $0.indices.isEmpty ? nil : $0.indices }
         guard type(of: method).usesLinears else {
             guard selection.targetModules == nil, selection.excludeModules == nil else {
@@ -94,7 +94,7 @@ public final class Adapter {
     public let copies: [(parameter: Parameter, tensor: Tensor)]
     private let attachment: Attachment
     /// What stands in the model's slots while the adapter is attached and not merged.
-    private let places: [Attached]
+    let places: [Attached]
     /// What stands there instead while it is merged.
     private var mergedPlaces: [Attached]?
     private var knowsSchedule = false

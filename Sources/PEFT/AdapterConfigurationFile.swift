@@ -1,3 +1,4 @@
+import Backbones
 import Formats
 
 /// `adapter_config.json`: the settings of an adapter as Hugging Face peft writes and reads them.
@@ -8,7 +9,7 @@ enum AdapterConfigurationFile {
     private static let writerKeys: Set<String> = ["inference_mode", "peft_type", "peft_version", "runtime_config"]
 
     /// The file's text: sorted keys, two spaces a level, no newline at the end.
-    static func text(of configuration: AdapterConfiguration) -> String {
+    static func text(of configuration: AdapterConfiguration, for model: LlamaConfiguration?) -> String {
         var json: KeyedList<JSON> = [
             "auto_mapping": nil, "base_model_name_or_path": nil, "revision": nil, "task_type": "CAUSAL_LM",
         ]
@@ -23,9 +24,21 @@ enum AdapterConfigurationFile {
         where !fields.own.contains(key) || value != defaults[key] {
             json[key] = fields.decimals.contains(key) ? value.double.map(JSON.number) ?? value : value
         }
-        for field in Selection.fields { json[field.name] = field.read(configuration.selection) }
-        if configuration.selection.bias == .adapted { json["bias"] = .string(fields.adaptedBiases) }
+        if let model { for (key, value) in fields.model(model) { json[key] = value } }
+        writeSelection(configuration.selection, fields, into: &json)
         return JSON.object(json).pythonText(indent: 2, sortKeys: true)
+    }
+
+    private static func writeSelection(
+        _ selection: Selection, _ fields: FolderFields, into json: inout KeyedList<JSON>
+    ) {
+        let nothing = Selection()
+        for field in Selection.fields {
+            let value = field.read(selection)
+            if let known = fields.selection, !known.contains(field.name), value == field.read(nothing) { continue }
+            json[field.name] = value
+        }
+        if selection.bias == .adapted { json["bias"] = .string(fields.adaptedBiases) }
     }
 
     /// Reads the settings of a folder.

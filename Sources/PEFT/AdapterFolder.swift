@@ -2,12 +2,48 @@ import Backbones
 import Formats
 import Torch
 
-/// The names of an adapter folder's files.
-private enum AdapterFolder {
-    static let weights = "adapter_model.safetensors"
-    static let pickle = "adapter_model.bin"
+/// An adapter's folder on its way to the disk.
+enum AdapterFolder {
     /// The names of a classifier's labels by their numbers, an array; peft has no place for them.
     static let labels = "labels.json"
+
+    /// Writes the settings, and leaves the tensors to `writeTensors`, which gets the path of the unfinished folder.
+    ///
+    /// The folder appears whole or not at all; an old one of the name is replaced. Without a model, what the file says
+    /// of its sizes stays as it was read.
+    static func write(
+        _ configuration: AdapterConfiguration, for model: LlamaConfiguration? = nil, to folder: String,
+        _ writeTensors: (String) throws -> Void
+    ) throws {
+        try AtomicFolder.write(to: folder) { temporary in
+            try AtomicFile.write(
+                AdapterConfigurationFile.text(of: configuration, for: model),
+                to: joined(temporary, AdapterConfigurationFile.name))
+            try writeTensors(temporary)
+        }
+    }
+
+    /// As the plain form, with `adapter_model.safetensors` in fp32.
+    static func write(
+        _ configuration: AdapterConfiguration, _ tensors: KeyedList<Tensor>, for model: LlamaConfiguration? = nil,
+        labels: [String]? = nil, to folder: String
+    ) throws {
+        try write(configuration, for: model, to: folder) { temporary in
+            var wide = KeyedList<Tensor>()
+            for (name, tensor) in tensors { wide.appendIfNew(key: name, value: try tensor.to(dtype: .float32)) }
+            try SafetensorsWriter.write(wide, to: joined(temporary, StoredTensors.plainName))
+            guard let labels else { return }
+            try AtomicFile.write(
+                JSON(labels.map { .string($0) }).pythonText() + "\n", to: joined(temporary, AdapterFolder.labels))
+        }
+    }
+
+    /// Refuses what is no folder.
+    static func requireFolder(_ folder: String) throws {
+        guard PathKind(folder) == .folder else {
+            throw PEFTError("\(folder): expected an adapter's folder with \(AdapterConfigurationFile.name)")
+        }
+    }
 }
 
 extension Adapter {
@@ -25,18 +61,8 @@ extension Adapter {
         let classifier = backbone as? SequenceClassifier
         if classifier != nil { configuration.remaining["task_type"] = "SEQ_CLS" }
         if let baseModel { configuration.remaining["base_model_name_or_path"] = .string(baseModel) }
-        try AtomicFolder.write(to: folder) { temporary in
-            try AtomicFile.write(
-                AdapterConfigurationFile.text(of: configuration),
-                to: joined(temporary, AdapterConfigurationFile.name))
-            var wide = KeyedList<Tensor>()
-            for (name, tensor) in tensors { wide.appendIfNew(key: name, value: try tensor.to(dtype: .float32)) }
-            try SafetensorsWriter.write(wide, to: joined(temporary, AdapterFolder.weights))
-            if let classifier {
-                let names = JSON(classifier.labels.map { .string($0) })
-                try AtomicFile.write(names.pythonText() + "\n", to: joined(temporary, AdapterFolder.labels))
-            }
-        }
+        try AdapterFolder.write(
+            configuration, tensors, for: backbone.configuration, labels: classifier?.labels, to: folder)
     }
 
     /// Loads an adapter folder that Graft or peft wrote, and attaches it.
@@ -46,7 +72,8 @@ extension Adapter {
     /// be the model's own, up to the rounding of bfloat16; it is not used.
     ///
     /// - Parameters:
-    ///   - folder: The folder with `adapter_config.json` and `adapter_model.safetensors`.
+    ///   - folder: The folder with `adapter_config.json` and `adapter_model.safetensors` or
+    ///     `adapter_model.ternary`.
     ///   - backbone: The model; it has no adapter yet.
     /// - Throws: `FormatError` when a file is missing or broken; `PEFTError` when settings are not supported, or when
     ///   file and model do not agree.
@@ -58,9 +85,7 @@ extension Adapter {
     package static func load(
         from folder: String, onto backbone: any Backbone, pretrained: (Parameter) throws -> Tensor
     ) throws -> Adapter {
-        guard PathKind(folder) == .folder else {
-            throw PEFTError("\(folder): expected an adapter's folder with \(AdapterConfigurationFile.name)")
-        }
+        try AdapterFolder.requireFolder(folder)
         let configuration = try AdapterConfigurationFile.read(folder: folder)
         guard configuration.isClassifier == (backbone is SequenceClassifier) else {
             throw PEFTError(
@@ -69,23 +94,18 @@ extension Adapter {
                         + "with labelled rows"
                     : "\(folder): the adapter writes texts (task_type CAUSAL_LM) and has no head to tell them apart")
         }
-        let path = joined(folder, AdapterFolder.weights)
-        if PathKind(path) == .missing, PathKind(joined(folder, AdapterFolder.pickle)) == .file {
-            throw PEFTError(
-                "\(folder): \(AdapterFolder.pickle) is a pickle, which can run code when it is read; load it with peft "
-                    + "and save_pretrained() it again as \(AdapterFolder.weights)")
-        }
-        let file = try SafetensorsFile(path: path)
-        // Room for the comparison that names what is missing, but not for what no such file can hold.
-        let stored = file.tensors.reduce(0) { $0 + Double($1.value.elementCount) }
+        let stored = try StoredTensors(folder: folder)
         let adapter: Adapter
         do {
-            adapter = try Adapter(configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored + 1e7)
+            try type(of: configuration.method).folderFields.requireModel(
+                backbone.configuration, in: configuration.remaining)
+            // Room for the comparison that names what is missing, but not for what no such file can hold.
+            adapter = try Adapter(configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored.count + 1e7)
         } catch let error as PEFTError {
             throw PEFTError("\(folder): \(error)")
         }
         do {
-            try adapter.fill(from: file, pretrained: pretrained)
+            try adapter.fill(from: stored, pretrained: pretrained)
         } catch {
             adapter.detach()
             throw error
@@ -93,21 +113,16 @@ extension Adapter {
         return adapter
     }
 
-    private func fill(from file: SafetensorsFile, pretrained: (Parameter) throws -> Tensor) throws {
-        var shapes = KeyedList<[Int]>()
-        for (name, tensor) in file.tensors where try !isPretrainedCopy(tensor, pretrained) {
-            guard let dtype = tensor.type.dtype, dtype.isFloatingPoint else {
-                throw FormatError(
-                    file: file.file.path, place: .key(name),
-                    "expected floating-point numbers, found dtype \(tensor.type.rawValue)")
-            }
-            shapes.appendIfNew(key: name, value: tensor.shape)
+    private func fill(from stored: StoredTensors, pretrained: (Parameter) throws -> Tensor) throws {
+        var shapes = try stored.shapes()
+        if case .plain(let file) = stored {
+            for (name, tensor) in file.tensors where try isPretrainedCopy(tensor, pretrained) { shapes[name] = nil }
         }
         var expected = KeyedList<Tensor>()
         for trainable in trainables { expected.appendIfNew(key: trainable.name, value: trainable.tensor) }
         try TensorAgreement(found: shapes, expected: expected).require(
-            in: file.file.path, blocks: backbone.configuration.numHiddenLayers)
-        for (name, tensor) in expected { try tensor.overwrite(with: file.tensor(name).tensor()) }
+            in: stored.path, blocks: backbone.configuration.numHiddenLayers)
+        for (name, tensor) in expected { try tensor.overwrite(with: stored.tensor(name, start: tensor)) }
     }
 
     /// Whether a tensor is the pretrained weight of an adapted layer, which peft saves for the output head.
@@ -183,10 +198,9 @@ extension SequenceClassifier {
     /// - Throws: `FormatError` when a file is missing or broken; `PEFTError` when the folder has no head.
     public static func labels(ofAdapter folder: String) throws -> [String]? {
         guard try AdapterConfigurationFile.read(folder: folder).isClassifier else { return nil }
-        let path = joined(folder, AdapterFolder.weights)
-        let file = try SafetensorsFile(path: path)
-        guard let rows = try? file.tensor(adapterKey("score", "weight")).shape.first, rows > 0 else {
-            throw PEFTError("\(path): the head \(adapterKey("score", "weight")) is missing")
+        let stored = try StoredTensors(folder: folder)
+        guard let rows = try stored.shapes()[adapterKey("score", "weight")]?.first, rows > 0 else {
+            throw PEFTError("\(stored.path): the head \(adapterKey("score", "weight")) is missing")
         }
         let written = joined(folder, AdapterFolder.labels)
         guard PathKind(written) == .file else { return (0..<rows).map { "\($0)" } }

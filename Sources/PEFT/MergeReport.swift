@@ -12,12 +12,17 @@ public struct MergeReport: Sendable {
         public let update: Double
         /// The norm of what rounding to the dtype destroyed, `||round(W') - W'||`.
         public let loss: Double
+        /// Where the adapter was trained over quantised weights: how far quantising had moved this one,
+        /// `||W - dequant(quant(W))||`.
+        public internal(set) var quantisation: Double?
         /// What rounding destroyed, as a share of the update; 0 for an update of zero.
         public var relativeLoss: Double { update > 0 ? loss / update : 0 }
     }
 
     /// The folder of the merged model.
     public let folder: String
+    /// The weights that the adapter was merged into, in words.
+    public let base: String
     /// The tensors that the adapter changed, in the order of the checkpoint.
     public let changes: [Change]
     /// The number of all tensors.
@@ -30,6 +35,14 @@ public struct MergeReport: Sendable {
         let update = changes.reduce(0) { $0 + $1.update * $1.update }
         let loss = changes.reduce(0) { $0 + $1.loss * $1.loss }
         return update > 0 ? (loss / update).squareRoot() : 0
+    }
+
+    /// How far quantising had moved the changed tensors together, in lengths of the update; nil where none was quantised.
+    public var relativeQuantisation: Double? {
+        let moved = changes.compactMap(\.quantisation)
+        let update = changes.reduce(0) { $0 + $1.update * $1.update }
+        guard !moved.isEmpty, update > 0 else { return nil }
+        return (moved.reduce(0) { $0 + $1 * $1 } / update).squareRoot()
     }
 }
 

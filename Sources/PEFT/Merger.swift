@@ -9,6 +9,14 @@ import FoundationEssentials
 import Foundation
 #endif
 
+/// The weights that an adapter over quantised ones is merged into.
+public enum MergeBase: String, Sendable, CaseIterable {
+    /// Those of the checkpoint, as precise as they are stored.
+    case original
+    /// Those that training has seen: quantised and unpacked again.
+    case dequantised
+}
+
 /// Works an adapter into its base model and writes the result as a Hugging Face folder.
 ///
 /// Tensors go from the mapped base to the new files one at a time: merged in fp32, rounded once.
@@ -20,6 +28,12 @@ public struct Merger {
     /// The dtype of the merged model: `float32`, `bfloat16` or `float16`; nil keeps the dtype of every tensor of a
     /// folder, and takes `float32` for a GGUF file.
     public var dtype: DType?
+    /// How the frozen weights were held when the adapter was trained.
+    public var form = WeightForm.plain
+    /// What the adapter is merged into, where training had quantised the weights.
+    ///
+    /// Of a GGUF file's own blocks there is nothing more original.
+    public var base = MergeBase.original
     /// Bytes of tensors in one file at most.
     public var maxShardBytes = 5_000_000_000
 
@@ -51,16 +65,18 @@ public struct Merger {
         }
         try requireApart(folder)
         let backbone = try checkpoint.outline()
-        let adapter = try Adapter.load(from: adapterFolder, onto: backbone, pretrained: pretrained)
-        let plan = MergePlan(adapter, of: backbone, source: checkpoint.source)
+        let source = try mergedSource()
+        let adapter = try Adapter.load(from: adapterFolder, onto: backbone) { try pretrained($0, from: source) }
+        let plan = MergePlan(adapter, of: backbone, source: source)
         var changes: [MergeReport.Change] = []
         try AtomicFolder.write(to: folder, replacing: replaces) { temporary in
             try writeConfiguration(to: temporary, isUntied: plan.isUntied)
             try writeTokenizer(to: temporary)
-            changes = try writeTensors(plan, adapter, to: temporary, progress)
+            changes = try writeTensors(plan, adapter, source, to: temporary, progress)
         }
-        return MergeReport(
-            folder: folder, changes: changes, tensorCount: plan.tensors.count, isUntied: plan.isUntied)
+        return try MergeReport(
+            folder: folder, base: baseName, changes: changes, tensorCount: plan.tensors.count,
+            isUntied: plan.isUntied)
     }
 
     /// Compares a merged model with the base model and the adapter.
@@ -79,7 +95,8 @@ public struct Merger {
         let ids = try prompts.map { try Tensor($0, shape: [1, $0.count]).to(device: device) }
         // One model in memory at a time.
         let expected = try withoutGrad {
-            let backbone = try checkpoint.backbone(dtype: dtype, device: device)
+            let backbone = try checkpoint.backbone(
+                dtype: dtype, device: device, form: base == .dequantised ? form : .plain)
             _ = try Adapter.load(from: adapterFolder, onto: backbone)
             return try ids.map { try backbone.logits($0).to(dtype: .float32) }
         }
@@ -100,10 +117,31 @@ public struct Merger {
             argmaxAgreement: Double(agreeing) / Double(positions), positions: positions)
     }
 
+    /// Whether training quantised the checkpoint's weights.
+    private var isQuantised: Bool {
+        switch form {
+        case .nf4, .int8: true
+        case .plain, .blocks, .multipliedBlocks: false
+        }
+    }
+
+    private func mergedSource() throws -> any WeightSource {
+        try isQuantised && base == .dequantised ? checkpoint.source(dequantising: form) : checkpoint.source
+    }
+
+    /// What the adapter is merged into, in words.
+    private var baseName: String {
+        get throws {
+            if isQuantised, base == .dequantised { return "the quantised weights that it was trained over, unpacked" }
+            return try checkpoint.hasBlocks
+                ? "the quantised blocks of the GGUF file, unpacked" : "the original weights"
+        }
+    }
+
     /// The pretrained values of a parameter of the outline; a tied head is stored as the embedding.
-    private func pretrained(_ parameter: Parameter) throws -> Tensor {
-        let isStored = checkpoint.source.shape(of: parameter.path) != nil && !isTiedHead(parameter.path)
-        return try checkpoint.source.tensor(isStored ? parameter.path : MergePlan.embedding, dtype: .float32)
+    private func pretrained(_ parameter: Parameter, from source: any WeightSource) throws -> Tensor {
+        let isStored = source.shape(of: parameter.path) != nil && !isTiedHead(parameter.path)
+        return try source.tensor(isStored ? parameter.path : MergePlan.embedding, dtype: .float32)
     }
 
     private func isTiedHead(_ name: String) -> Bool {
@@ -120,30 +158,44 @@ public struct Merger {
     }
 
     private func writeTensors(
-        _ plan: MergePlan, _ adapter: Adapter, to folder: String, _ progress: (Int, Int) -> Void
+        _ plan: MergePlan, _ adapter: Adapter, _ source: any WeightSource, to folder: String,
+        _ progress: (Int, Int) -> Void
     ) throws -> [MergeReport.Change] {
         var infos = KeyedList<SafetensorsInfo>()
         for tensor in plan.tensors {
             guard let type = SafetensorsType(outputDType(of: tensor.stored)) else { continue }
             infos.appendIfNew(key: tensor.name, value: SafetensorsInfo(type: type, shape: tensor.shape))
         }
-        let shards = try SafetensorsShards(folder: folder, tensors: infos, maxShardBytes: maxShardBytes)
+        let shards = try SafetensorsShards(
+            folder: folder, tensors: infos, metadata: ["format": "pt", "merged_into": baseName],
+            maxShardBytes: maxShardBytes)
         var changes: [MergeReport.Change] = []
         for (index, tensor) in plan.tensors.enumerated() {
             let dtype = outputDType(of: tensor.stored)
             if let parameter = tensor.changed {
-                let base = try checkpoint.source.tensor(tensor.stored, dtype: .float32)
+                let base = try source.tensor(tensor.stored, dtype: .float32)
                 let merged = try adapter.merged(parameter, pretrained: base) ?? base
-                let (rounded, change) = try round(merged, from: base, to: dtype, tensor.name)
+                var (rounded, change) = try round(merged, from: base, to: dtype, tensor.name)
+                change.quantisation = try quantisationGap(tensor.stored, linear: parameter)
                 changes.append(change)
                 try shards.write(tensor.name, rounded)
             } else {
-                try shards.write(tensor.name, checkpoint.source.tensor(tensor.stored, dtype: dtype))
+                try shards.write(tensor.name, source.tensor(tensor.stored, dtype: dtype))
             }
             progress(index + 1, plan.tensors.count)
         }
         try shards.finish()
         return changes
+    }
+
+    /// How far quantising has moved a weight, `||W - dequant(quant(W))||`; nil where it was not quantised.
+    private func quantisationGap(_ name: String, linear: Parameter) throws -> Double? {
+        guard isQuantised, name != MergePlan.head, name != MergePlan.embedding, linear.frozen.rank == 2 else {
+            return nil
+        }
+        let whole = try checkpoint.source.tensor(name, dtype: .float32)
+        guard let packed = try form.quantised(whole) else { return nil }
+        return try (packed.values(dtype: .float32) - whole).norm().item(as: Double.self)
     }
 
     private func outputDType(of stored: String) -> DType {

@@ -60,6 +60,75 @@ public enum MethodRegistry {
             name: "capaboost-lora", title: "CapaBoost-LoRA",
             summary: "Parallel LoRA branches over shared factors, each through masks of its own.",
             paper: "2407.01320", kind: "A weight map", type: CapaBoost.self, settings: [:]),
+        Entry(
+            name: "melora", title: "MELoRA", summary: "Small LoRAs between chunks of the inputs and of the outputs.",
+            paper: "2402.17263", kind: "A weight map", type: MELoRA.self, settings: [:]),
+        Entry(
+            name: "loretta-rep", title: "LoRETTA-rep", summary: "LoRA whose factors are tensor trains of small cores.",
+            paper: "2402.11417", kind: "A weight map", type: LoRETTA.self, settings: [:]),
+        Entry(
+            name: "miss", title: "MiSS", summary: "One matrix a layer, shared by all shards of the inputs.",
+            paper: "2409.15371", kind: "A weight map", type: MiSS.self, settings: [:]),
+        Entry(
+            name: "bone", title: "Bone", summary: "Blocks of the weight, each changed by itself and one small matrix.",
+            paper: "2409.15371", kind: "A weight map", type: MiSS.self, settings: ["init_weights": "bat"]),
+        Entry(
+            name: "adalora", title: "AdaLoRA", summary: "LoRA whose ranks go where they matter most, under a budget.",
+            paper: "2303.10512", kind: "I training hook", type: AdaLoRA.self, settings: [:]),
+        Entry(
+            name: "ia3", title: "(IA)^3", summary: "A vector that scales keys, values and the MLP's inner features.",
+            paper: "2205.05638", kind: "B output map", type: IA3.self, settings: [:]),
+        Entry(
+            name: "houlsby", title: "Houlsby adapter",
+            summary: "Bottlenecks behind attention and MLP, and trained norms.",
+            paper: "1902.00751", kind: "B output map", type: BottleneckAdapter.self,
+            settings: [
+                "attention_adapter": "output", "mlp_adapter": "output", "non_linearity": "gelu",
+                "init_weights": "truncated_normal", "init_std": 1e-3, "train_norms": true,
+            ]),
+        Entry(
+            name: "pfeiffer", title: "Pfeiffer adapter", summary: "One bottleneck a block, behind the MLP.",
+            paper: "2005.00247", kind: "B output map", type: BottleneckAdapter.self, settings: [:]),
+        Entry(
+            name: "parallel-adapter", title: "Parallel adapter", summary: "One bottleneck a block, beside the MLP.",
+            paper: "2110.04366", kind: "B output map", type: BottleneckAdapter.self,
+            settings: ["reduction_factor": 2, "mlp_adapter": "input", "scale": 4, "init_weights": "zero_up"]),
+        Entry(
+            name: "adaptformer", title: "AdaptFormer",
+            summary: "A weak bottleneck beside the MLP, over the stream as it is.",
+            paper: "2205.13535", kind: "B output map", type: BottleneckAdapter.self,
+            settings: [
+                "r": 64, "mlp_adapter": "stream", "scale": 0.1, "adapter_dropout": 0.1, "init_weights": "zero_up",
+            ]),
+        Entry(
+            name: "capaboost-adapter", title: "CapaBoost-Adapter",
+            summary: "Houlsby's bottlenecks as parallel masked branches over the same weights.",
+            paper: "2407.01320", kind: "B output map", type: CapaBoostAdapter.self,
+            settings: ["attention_adapter": "output", "mlp_adapter": "output"]),
+        Entry(
+            name: "capaboost-padapter", title: "CapaBoost-PAdapter",
+            summary: "Pfeiffer's bottleneck as parallel masked branches over the same weights.",
+            paper: "2407.01320", kind: "B output map", type: CapaBoostAdapter.self, settings: [:]),
+        Entry(
+            name: "prefix-tuning", title: "Prefix tuning",
+            summary: "Trained keys and values in front of every block's own.",
+            paper: "2101.00190", kind: "C attention state", type: PrefixTuning.self, settings: [:]),
+        Entry(
+            name: "prompt-tuning", title: "Prompt tuning", summary: "Trained vectors in front of the tokens.",
+            paper: "2104.08691", kind: "D token stream", type: PromptTuning.self, settings: [:]),
+        Entry(
+            name: "p-tuning", title: "P-tuning", summary: "Vectors in front of the tokens, made by a small network.",
+            paper: "2103.10385", kind: "D token stream", type: PTuning.self, settings: [:]),
+        Entry(
+            name: "dept", title: "DePT",
+            summary: "A short prompt, and a low-rank term on the embeddings by position.",
+            paper: "2309.05173", kind: "D token stream", type: DePT.self, settings: [:]),
+        Entry(
+            name: "paca", title: "PaCA", summary: "A few random columns of each weight, trained in place.",
+            paper: "2503.01905", kind: "E selected parameters", type: PaCA.self, settings: [:]),
+        Entry(
+            name: "s2ft", title: "S2FT", summary: "A few heads and channels of the whole model, trained in place.",
+            paper: "2412.06289", kind: "E selected parameters", type: S2FT.self, settings: [:]),
     ]
 
     /// The entry of a name.

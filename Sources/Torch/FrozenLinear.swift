@@ -63,3 +63,14 @@ public func frozenLinears(_ layers: [FrozenLinear], _ input: Tensor) throws -> [
 package func unrecordedProduct(_ input: Tensor, _ weight: Tensor, _ bias: Tensor? = nil) throws -> Tensor {
     try callTensor("graft::product", input, weight, bias)
 }
+
+/// A weight in the layout that suits products with many vectors best, for `unrecordedProduct` alone.
+///
+/// - Parameters:
+///   - weight: `[out, in]`, in any layout.
+///   - rows: How many vectors it will be multiplied with at a time.
+/// - Returns: The same values; the weight itself where the machine's library has no layout of its own.
+/// - Throws: `TorchError` when memory is short.
+package func packedWeight(_ weight: Tensor, rows: Int) throws -> Tensor {
+    try callTensor("graft::packed_weight", weight, rows)
+}

@@ -1,8 +1,10 @@
 // Frozen linear layers that share an input, each with a low-rank update: one step of the record, one saved input.
+// Packed weights are unpacked one at a time, in the forward pass and again in the backward pass.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "Packed.h"
 #include "Product.h"
 
 namespace graft {
@@ -62,7 +64,7 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
                 saved.push_back(inner);
             }
             shape.back() = layers.weights[i].size(0);
-            outputs.push_back(product(x, layers.weights[i], layers.biases[i], update).view(shape));
+            outputs.push_back(product(x, unpacked(layers.weights[i]), layers.biases[i], update).view(shape));
         }
         if (factors.size() > 0) saved.push_back(x);
         context->save_for_backward(std::move(saved));
@@ -108,7 +110,7 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
                     }
                 }
             }
-            if (wantsInput) gradient = product(outer, layers.weights[i].t(), {}, gradient);
+            if (wantsInput) gradient = product(outer, unpacked(layers.weights[i]).t(), {}, gradient);
         }
         if (!inners.empty()) {
             const auto &x = saved.back();

@@ -16,13 +16,14 @@ constexpr int64_t kFewestRows = 8;
 /// oneDNN's products, which LibTorch uses for bf16 only where asked for a plain product: in fp32 it takes MKL's, which
 /// run at half the rate on processors that are not Intel's.
 struct OneDNN {
-    std::optional<c10::OperatorHandle> plain, adding;
+    std::optional<c10::OperatorHandle> plain, adding, packing;
     bool hasBFloat16 = false;
 
     OneDNN() {
         auto &dispatcher = c10::Dispatcher::singleton();
         plain = dispatcher.findSchema({"mkldnn::_linear_pointwise", ""});
         adding = dispatcher.findSchema({"mkldnn::_linear_pointwise", "binary"});
+        packing = dispatcher.findSchema({"mkldnn::_reorder_linear_weight", ""});
         hasBFloat16 = at::get_cpu_capability() == "AVX512";
     }
 
@@ -44,11 +45,16 @@ at::Tensor call(const c10::OperatorHandle &op, torch::jit::Stack stack) {
 
 c10::IValue optional(const at::Tensor &tensor) { return tensor.defined() ? c10::IValue(tensor) : c10::IValue(); }
 
+const OneDNN &oneDNN() {
+    static const OneDNN library;
+    return library;
+}
+
 }  // namespace
 
 at::Tensor product(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, const at::Tensor &addend) {
     at::AutoDispatchBelowADInplaceOrView unrecorded;
-    static const OneDNN library;
+    const OneDNN &library = oneDNN();
     if (!library.takes(x, weight)) {
         auto result = at::linear(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
         return addend.defined() ? result.add_(addend) : result;
@@ -67,10 +73,19 @@ at::Tensor productOperator(const at::Tensor &x, const at::Tensor &weight, const 
     return product(x, weight, bias.value_or(at::Tensor()));
 }
 
+/// The weight in the layout that oneDNN itself would choose for products with `rows` vectors; as it is elsewhere.
+at::Tensor packedWeight(const at::Tensor &weight, int64_t rows) {
+    at::AutoDispatchBelowADInplaceOrView unrecorded;
+    const OneDNN &library = oneDNN();
+    if (!library.packing || !library.takes(weight.new_empty({rows, weight.size(1)}), weight)) return weight;
+    return call(*library.packing, {weight, rows});
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(graft, library) {
     library.def("product(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor", productOperator);
+    library.def("packed_weight(Tensor weight, int rows) -> Tensor", packedWeight);
 }
 
 }  // namespace graft

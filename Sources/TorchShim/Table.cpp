@@ -2,6 +2,7 @@
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 
+#include "Packed.h"
 #include "Shim.h"
 
 namespace graft {
@@ -96,6 +97,7 @@ const CTorchAPI api = {
     .call = call,
     .freeList = freeList,
     .fromBlob = fromBlob,
+    .packedMatrix = packedMatrix,
     .retain = [](CTTensor handle) { return own(tensor(handle)); },
     .release = [](CTTensor handle) { delete reinterpret_cast<at::Tensor *>(handle); },
     .dim = [](CTTensor handle) { return static_cast<int32_t>(tensor(handle).dim()); },

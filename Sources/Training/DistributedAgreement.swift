@@ -57,7 +57,11 @@ extension DistributedRun {
         var hash = SHA256()
         for parameter in backbone.parameters {
             hash.update(data: Array("\(parameter.path) \(parameter.frozen.shape) ".utf8))
-            guard parameter.frozen.isContiguous, parameter.frozen.count > 0 else { continue }
+            if let packed = parameter.packed, packed.shape[0] > 0 {
+                let values: [Float] = try packed.rows(Tensor([0]), dtype: .float32).values()
+                values.withUnsafeBytes { hash.update(bufferPointer: $0) }
+            }
+            guard parameter.frozen.isContiguous, parameter.frozen.count > 0, parameter.packed == nil else { continue }
             let values: [Float] = try parameter.frozen.reshaped([-1])
                 .narrowed(0, start: 0, length: min(64, parameter.frozen.count)).values()
             values.withUnsafeBytes { hash.update(bufferPointer: $0) }

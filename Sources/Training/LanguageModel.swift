@@ -48,12 +48,14 @@ public final class LanguageModel {
     ///   - name: A folder, a `.gguf` file, or an alias such as `smollm2-135m`.
     ///   - dtype: The dtype of the frozen weights and the activations.
     ///   - device: Where the model runs.
-    ///   - keepsBlocks: With `auto` on the CPU: leaves quantised weights packed and computes in fp32 around them, which
-    ///     is the fastest way to generate text; see ``PackedMatrix``.
+    ///   - form: How the frozen matrices are held.
+    ///   - keepsBlocks: With `auto` on the CPU and ``WeightForm/plain``: leaves quantised weights packed and computes in
+    ///     fp32 around them, which is the fastest way to generate text; see ``PackedMatrix``.
     /// - Throws: `ModelError`, `FormatError`, `TokenizerError` or `TemplateError` saying what is missing or wrong;
     ///   ``TrainingError`` when the device is not there.
     public static func load(
-        _ name: String, dtype: Precision = .auto, device: DeviceChoice = .auto, keepsBlocks: Bool = false
+        _ name: String, dtype: Precision = .auto, device: DeviceChoice = .auto, form: WeightForm = .plain,
+        keepsBlocks: Bool = false
     ) throws -> LanguageModel {
         let checkpoint = try Checkpoint(name)
         let tokenizer = Background { [gguf = checkpoint.gguf, location = checkpoint.location] in
@@ -62,10 +64,12 @@ public final class LanguageModel {
         // Whatever fails, the other thread is waited for: nothing goes on after this function.
         let backbone = Result {
             let device = try device.device()
-            if keepsBlocks, dtype == .auto, device == .cpu, try checkpoint.hasBlocks {
-                return try checkpoint.backbone(dtype: .float32, keepsBlocks: true)
-            }
-            return try checkpoint.backbone(dtype: dtype.dtype(on: device), device: device)
+            let keeps = keepsBlocks && form == .plain && dtype == .auto && device == .cpu
+            let form = try keeps && checkpoint.hasMultipliedBlocks ? .multipliedBlocks : form
+            // The kernels of blocks take vectors in fp32.
+            let isSingle = form == .multipliedBlocks && dtype == .auto
+            return try checkpoint.backbone(
+                dtype: isSingle ? .float32 : dtype.dtype(on: device), device: device, form: form)
         }
         let text = tokenizer.result()
         return LanguageModel(name: name, backbone: try backbone.get(), text: try text.get())

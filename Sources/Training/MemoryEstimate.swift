@@ -27,18 +27,18 @@ package struct MemoryEstimate {
     ///   - tokens: The tokens of the largest batch, what fills rows up included.
     ///   - supervised: How many of them are part of the loss at most.
     package init(_ backbone: any Backbone, _ adapter: Adapter, tokens: Int, supervised: Int) {
-        var seen: [Tensor] = []
-        for parameter in backbone.parameters
-        where !(parameter === backbone.head.weight && backbone.configuration.tieWordEmbeddings) {
-            seen.append(parameter.frozen)
-        }
-        weights = seen.reduce(0) { $0 + $1.byteCount }
+        weights = backbone.heldBytes
         let trained = adapter.trainables.reduce(0) { $0 + $1.tensor.byteCount }
         self.adapter = trained + adapter.buffers.reduce(0) { $0 + $1.value.byteCount }
         gradients = trained
         optimiser = 2 * trained
         let layers = ActivationCount(backbone, adapter)
-        activations = tokens * layers.bytesPerToken + supervised * backbone.configuration.hiddenSize * 3 * layers.width
+        // One packed matrix is there in plain numbers at a time.
+        let unpacked =
+            backbone.linears.lazy.filter { $0.weight.packed != nil }.map { $0.weight.frozen.count }.max() ?? 0
+        activations =
+            unpacked * layers.width + tokens * layers.bytesPerToken + supervised * backbone.configuration.hiddenSize * 3
+            * layers.width
         let chunk = min(supervised * 4 * backbone.configuration.vocabSize, SupervisedObjective.defaultChunkBytes)
         if runsOwnKernels(backbone.dtype, on: backbone.device) {
             // The gradient is written over the head's output.
@@ -51,11 +51,6 @@ package struct MemoryEstimate {
 
     /// All that comes on top of the loaded model with its adapter.
     package var beyondLoading: Int { gradients + optimiser + activations + logits }
-}
-
-extension Tensor {
-    /// The bytes of the elements.
-    var byteCount: Int { count * dtype.byteCount }
 }
 
 /// The bytes that the blocks keep for a token.

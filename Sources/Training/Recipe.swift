@@ -64,6 +64,10 @@ public struct Recipe: Sendable {
     public var maxGradNorm = 1.0
     /// The dtype of frozen weights and activations.
     public var dtype = Precision.auto
+    /// How the frozen weights of linear layers are held.
+    public var quantization = Quantization.none
+    /// Whether the scales of `nf4` are quantised, too (double quantisation).
+    public var doubleQuant = true
     /// Where the model runs.
     public var device = DeviceChoice.auto
     /// Every random number of the run comes from it.
@@ -128,6 +132,8 @@ public struct Recipe: Sendable {
         Field("adam_epsilon", \.adamEpsilon, "what AdamW adds to the root in the denominator"),
         Field("max_grad_norm", \.maxGradNorm, "the norm above which gradients are scaled down; 0: never"),
         Field("dtype", \.dtype, "dtype of frozen weights and activations"),
+        Field("quantization", \.quantization, "how frozen weights are held"),
+        Field("double_quant", \.doubleQuant, "whether the scales of nf4 are quantised, too"),
         Field("device", \.device, "where the model runs"),
         Field("seed", \.seed, "every random number of the run comes from it"),
         Field("threads", \.threads, "processor threads of one operator"),

@@ -90,6 +90,8 @@ extension Recipe {
         recipe.objectiveSettings = try LossFunction.settings(objective, objectiveSettings)
         recipe.dtype = backbone.dtype == .bfloat16 ? .bfloat16 : .float32
         recipe.device = backbone.device == .cpu ? .cpu : .cuda
+        recipe.quantization = Quantization(backbone.weightForm)
+        if case .nf4(let quantisesScales) = backbone.weightForm { recipe.doubleQuant = quantisesScales }
         recipe.versions = try Self.currentVersions()
         return recipe
     }

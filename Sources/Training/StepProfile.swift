@@ -59,7 +59,9 @@ public final class StepProfile {
         productSeconds = try withoutGrad {
             try backbone.linears.reduce(0) { sum, linear in
                 let shape = linear.weight.frozen.shape
-                let seconds = try known[shape] ?? Self.secondsOfProducts(linear.weight.frozen, tokens: tokens)
+                let seconds =
+                    try known[shape]
+                    ?? Self.secondsOfProducts(linear.weight.values(dtype: backbone.dtype), tokens: tokens)
                 known[shape] = seconds
                 return sum + seconds
             }
@@ -90,20 +92,23 @@ public final class StepProfile {
         try AtomicFile.write(String(decoding: trace, as: UTF8.self), to: layout.trace)
     }
 
-    /// The quickest of three forward and backward products, in chunks as the loss has them.
+    /// The quickest of four forward and backward products, in chunks as the loss has them; of each the quicker of the
+    /// weight as it is and of the weight in the library's own layout, so that the figure is the machine's best.
     private static func secondsOfProducts(_ weight: Tensor, tokens: Int) throws -> Double {
         let mostValues = SupervisedObjective.defaultChunkBytes / 4
         let count = max(1, min(tokens, mostValues / max(weight.size(0), 1)))
-        let input = try Tensor.ones([count, weight.size(1)], dtype: weight.dtype, device: weight.device)
-        let outer = try Tensor.ones([count, weight.size(0)], dtype: weight.dtype, device: weight.device)
-        let transposed = try weight.transposed()
-        let times = try (0..<4).map { _ in
-            let start = ContinuousClock.now
-            _ = try unrecordedProduct(input, weight)
-            _ = try unrecordedProduct(outer, transposed)
-            return start.duration(to: .now) / .seconds(1)
+        let seconds = try [weight, weight.transposed()].reduce(0) { sum, matrix in
+            let vectors = try Tensor.ones([count, matrix.size(1)], dtype: weight.dtype, device: weight.device)
+            let times = try [matrix, packedWeight(matrix, rows: count)].flatMap { layout in
+                try (0..<4).map { _ in
+                    let start = ContinuousClock.now
+                    _ = try unrecordedProduct(vectors, layout)
+                    return start.duration(to: .now) / .seconds(1)
+                }
+            }
+            return sum + (times.min() ?? 0)
         }
-        return (times.min() ?? 0) * Double(tokens) / Double(count)
+        return seconds * Double(tokens) / Double(count)
     }
 
     /// Adds up the operators' lines by kind.

@@ -130,7 +130,8 @@ extension TrainingPlan {
         let epochs = Units.fixed(Double(steps) / Double(max(stepsPerEpoch, 1)), decimals: 2)
         var lines = [
             "model      \(recipe.model), \(Units.count(modelParameters)) parameters, \(recipe.dtype.rawValue) on "
-                + recipe.device.rawValue,
+                + recipe.device.rawValue
+                + (recipe.quantization == .none ? "" : ", quantization \(recipe.quantization.rawValue)"),
             "method     \(recipe.method): \(trainableParameters) trainable parameters (\(share)), adapter file about "
                 + Units.bytes(adapterFileBytes),
             "data       \(recipe.data): \(rows) rows, \(tokens) tokens, \(supervisedTokens) of them trained, longest row "

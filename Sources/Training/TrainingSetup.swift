@@ -18,7 +18,9 @@ struct TrainingSetup {
         try recipe.validate()
         let configuration = try recipe.adapterConfiguration()
         if let threads = recipe.threads { try Machine.setThreads(threads) }
-        var model = try LanguageModel.load(recipe.model, dtype: recipe.dtype, device: recipe.device)
+        var model = try LanguageModel.load(
+            recipe.model, dtype: recipe.dtype, device: recipe.device,
+            form: recipe.quantization.form(doubleQuant: recipe.doubleQuant))
         let seed = Seed(UInt64(recipe.seed))
         if recipe.dataOptions.rows == .labelled {
             let data = try model.dataset(recipe.dataSources, options: recipe.dataOptions)

@@ -20,7 +20,7 @@ private func twins(
         "backbones.make_gguf", ["folder": JSON(folder), "path": JSON(file), "quantisation": JSON(quantisation)])
     let checkpoint = try Checkpoint(file)
     #expect(try checkpoint.hasBlocks)
-    return (try checkpoint.backbone(dtype: .float32, keepsBlocks: true), try checkpoint.backbone(dtype: .float32))
+    return (try checkpoint.backbone(dtype: .float32, form: .multipliedBlocks), try checkpoint.backbone(dtype: .float32))
 }
 
 /// The hidden states of a prompt and of tokens that come after it one by one, `[1, time, hidden]`.
@@ -171,7 +171,7 @@ private final class Doubling: LinearAdapter {
         let ids = tokenizer.encode(text)
         #expect(ids.count > 150)
         let checkpoint = try Checkpoint(path)
-        let packed = try checkpoint.backbone(dtype: .float32, keepsBlocks: true)
+        let packed = try checkpoint.backbone(dtype: .float32, form: .multipliedBlocks)
         let plain = try checkpoint.backbone(dtype: .float32)
         let (logits, expected) = try withoutGrad { (try packed.logits(tensor([ids])), try plain.logits(tensor([ids]))) }
         let error = try relativeError(logits, expected)

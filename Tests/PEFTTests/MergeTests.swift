@@ -248,6 +248,7 @@ struct MergeTests {
             var merger = Merger(checkpoint, adapter: folder("adapter"))
             let report = try merger.write(to: folder("merged"))
             #expect(!report.isUntied && report.changes.count == 90 && report.relativeLoss == 0)
+            #expect(report.base == "the quantised blocks of the GGUF file, unpacked")
             let theirs = try await Oracle.shared.call(
                 "peft.merged_text",
                 ["folder": JSON(folder("merged")), "text": JSON(text), "output": JSON(folder("logits"))])

@@ -29,7 +29,7 @@ struct SmallModel {
     static let wideHeads = SmallModel(headDim: 12)
 
     /// The model; the same seed gives the same weights.
-    func backbone(seed: UInt64 = 1, dtype: DType = .float32) throws -> Llama {
+    func backbone(seed: UInt64 = 1, dtype: DType = .float32, form: WeightForm = .plain) throws -> Llama {
         let configuration = try LlamaConfiguration(
             [
                 "model_type": "llama", "vocab_size": JSON(vocabulary), "hidden_size": JSON(hidden),
@@ -38,7 +38,7 @@ struct SmallModel {
                 "head_dim": JSON(headDim), "tie_word_embeddings": false, "attention_bias": true,
             ], file: "config.json")
         let source = RandomWeights(shapes: shapes, seed: isHollow ? nil : Seed(seed))
-        return try Llama(configuration, weights: LlamaWeights(source, dtype: dtype))
+        return try Llama(configuration, weights: LlamaWeights(source, dtype: dtype, form: form))
     }
 
     /// Random token ids, `[rows, length]`.

@@ -11,6 +11,7 @@
 
 #include "Decoder.h"
 #include "Products.h"
+#include "Quantised.h"
 #include "Workers.h"
 
 /// Instruction sets that the kernels are compiled for.

@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /// Raised with every incompatible change of `CTorchAPI`, so that a stale shim is refused instead of misread.
-#define CTORCH_ABI_VERSION 4
+#define CTORCH_ABI_VERSION 5
 
 /// One reference to a tensor (an owned `at::Tensor *`).
 typedef struct CTTensorOpaque *CTTensor;
@@ -63,6 +63,9 @@ typedef char *_Nullable (*CTBackward)(
     CTTensor _Nullable *_Nonnull gradInputs, int32_t inputCount);
 /// Releases an owner's reference.
 typedef void (*CTRelease)(void *context);
+/// Writes rows `first` up to `last` of a packed matrix to `out`, as the dtype of that code, float32 or bfloat16. Several
+/// threads call it at once. Returns 0, or a negative number.
+typedef int32_t (*CTUnpack)(void *context, int64_t first, int64_t last, int32_t dtype, void *out);
 
 /// How processes find each other.
 typedef struct CTGroupOptions {
@@ -95,6 +98,9 @@ typedef struct CTorchAPI {
     // Tensors.
     CTTensor _Nullable (*_Nonnull fromBlob)(
         void *data, const int64_t *sizes, int32_t dim, int32_t dtype, CTRelease release, void *owner);
+    /// A stand-in for a matrix that is unpacked where it is multiplied. Takes `context` over, also when it fails.
+    CTTensor _Nullable (*_Nonnull packedMatrix)(
+        int64_t rows, int64_t columns, int32_t dtype, CTUnpack unpack, CTRelease release, void *context);
     CTTensor _Nonnull (*_Nonnull retain)(CTTensor _Nonnull tensor);
     void (*_Nonnull release)(CTTensor tensor);
     int32_t (*_Nonnull dim)(CTTensor tensor);

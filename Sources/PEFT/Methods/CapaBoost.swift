@@ -14,17 +14,13 @@ import Torch
 /// `num_layer`, `density` and `mask_type` in `adapter_config.json`, by the rule of ``BranchMask``.
 ///
 /// At the start `A` is uniform within `1 / sqrt(in)`, or `1 / sqrt(r)` with `init_bound` `r`, and `B` is zero.
-public struct CapaBoost: RankedMethod {
+public struct CapaBoost: RankedMethod, MaskedMethod {
     /// The value of `peft_type`.
     public static let peftType = "CAPABOOST_LORA"
     /// The hyper-parameters.
     public static let fields: [Field<CapaBoost>] =
-        rankFields + [
-            Field("num_layer", \.branches, "parallel branches over the same factors"),
-            Field("density", \.density, "share of the entries that each branch sees"),
-            Field("mask_type", \.maskType, "how each branch's entries are chosen"),
-            Field("mask_seed", \.maskSeed, "what the masks are drawn from; null: the run's seed"),
-            Field("init_bound", \.initBound, "A starts uniform within 1 / sqrt(in) or 1 / sqrt(r)"),
+        rankFields + maskFields + [
+            Field("init_bound", \.initBound, "A starts uniform within 1 / sqrt(in) or 1 / sqrt(r)")
         ] + patternFields
 
     /// The size whose root bounds the start of A.
@@ -66,38 +62,21 @@ public struct CapaBoost: RankedMethod {
     /// - Throws: `PEFTError` naming the setting.
     public func validate() throws {
         try validateRanks()
-        try requirePositive(branches, "num_layer")
-        guard branches <= Self.mostBranches else {
-            throw PEFTError("num_layer: expected at most \(Self.mostBranches) branches, found \(branches)")
-        }
-        guard density > 0, density <= 1 else {
-            throw PEFTError("density: expected a number above 0 and at most 1, found \(density)")
-        }
-        guard maskType != .structured || density == 0.5 else {
-            throw PEFTError("density: mask_type NM_structured keeps 2 of 4 entries; expected 0.5, found \(density)")
-        }
+        try validateMasks()
     }
 
     /// The method with the seed of its masks written down.
-    public func resolved(seed: Seed) -> CapaBoost {
-        var method = self
-        method.maskSeed = maskSeed ?? Int(truncatingIfNeeded: seed.value)
-        return method
-    }
+    public func resolved(seed: Seed) -> CapaBoost { withMaskSeed(seed) }
 
     /// The values of A and B.
     ///
     /// - Throws: `PEFTError` when a pattern is not valid.
     public func trainedCount(in points: AttachPoints) throws -> Double { try factorCount(in: points) }
 
-    /// Masks take memory for each branch, so that a damaged folder must not ask for any number of them.
-    private static let mostBranches = 1000
-
     /// Makes A, B and their masks for every layer.
     ///
     /// - Throws: `PEFTError` when a layer does not fit; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
-        let maskSeed = maskSeed.map { Seed(UInt64(bitPattern: Int64($0))) } ?? seed
         var attachment = Attachment(trainables: [], updates: [])
         for layer in points.linears {
             let (rank, scale) = try rankAndScale(of: layer.path)
@@ -105,12 +84,7 @@ public struct CapaBoost: RankedMethod {
             var stream = seed.stream("\(layer.path).lora_A")
             let start = try Tensor.uniform([rank, layer.inFeatures], in: -bound..<bound, from: &stream)
             func factor(_ name: String, _ values: Tensor) throws -> (Trainable, masks: Tensor) {
-                let masks = try Tensor.stack(
-                    (0..<branches).map { branch in
-                        let place = "\(layer.path).\(name).mask.\(branch)"
-                        return try maskType.drawn(values.shape, density: density, from: maskSeed, name: place)
-                    }
-                ).to(device: points.device)
+                let masks = try self.masks(values.shape, of: "\(layer.path).\(name)", seed: seed).to(device: points.device)
                 var factor = try Trainable(adapterKey(layer.path, name + ".weight"), values, device: points.device)
                 // Entries that no branch sees have no gradient; decay must not move them either.
                 factor.decay = .only(try callTensor("aten::any.dim", masks, 0))

@@ -1,11 +1,10 @@
 import Backbones
-import Formats
 import Torch
 
 /// How LoRA's factors start.
 ///
 /// All but `random` leave the model's output as it is.
-public enum LoRAInitialization: String, FieldValue, CaseIterable {
+public enum LoRAInitialization: String, FlagOrName {
     /// A uniform within `1 / sqrt(in)`, B zero.
     case standard = "true"
     /// A normal with deviation `1 / r`, B zero.
@@ -18,26 +17,6 @@ public enum LoRAInitialization: String, FieldValue, CaseIterable {
     case olora
     /// A as in `standard`, B likewise: the output changes at once. For tests.
     case random = "false"
-
-    /// `true`, `false` or a name.
-    public init?(json: JSON) {
-        if let flag = json.bool {
-            self = flag ? .standard : .random
-        } else if let name = json.string {
-            self.init(rawValue: name.lowercased())
-        } else {
-            return nil
-        }
-    }
-
-    /// As peft has it: `true`, `false` or a name.
-    public var json: JSON {
-        switch self {
-        case .standard: true
-        case .random: false
-        default: .string(rawValue)
-        }
-    }
 
     var takesFactorsOffTheBase: Bool { self == .pissa || self == .olora }
 

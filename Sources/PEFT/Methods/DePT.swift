@@ -1,0 +1,122 @@
+import Backbones
+import Formats
+import Torch
+
+/// Decomposed prompt tuning: a short trained prompt, and a low-rank term added to the embeddings position by position.
+/// arXiv 2309.05173
+///
+///     [P; E(x) + c A B],    P [m, d],  A [s, r],  B [r, d],  c = alpha / sqrt(r)
+///
+/// Row `i` of `A B` belongs to the `i`-th token of a row, whatever the token and the padding; a row of fewer than `s`
+/// tokens takes the first ones, a longer one is refused. Tokens that are generated one by one take theirs as well, as
+/// in training, and those beyond `s` none.
+///
+/// At the start `B` is zero: the model is that of prompt tuning with `P`.
+public struct DePT: PromptMethod {
+    /// The value of `peft_type`.
+    public static let peftType = "DEPT"
+    /// The hyper-parameters.
+    public static let fields: [Field<DePT>] =
+        promptFields + [
+            Field("r", \.r, "rank of what is added to the embeddings"),
+            Field("max_length", \.maxLength, "tokens of the longest row"),
+            Field("alpha", \.alpha, "what is added is scaled by alpha / sqrt(r)"),
+            Field("offset_lr_ratio", \.learningRateRatio, "learning rate of A and B over that of the prompt"),
+        ]
+    /// The model that a folder belongs to.
+    public static let folderFields = promptFolder()
+
+    /// The trained vectors in front.
+    public var virtualTokens = 40
+    /// How they start.
+    public var start = PromptStart.sampleVocabulary
+    /// The text that they start from.
+    public var startText: String?
+    /// The model whose tokenizer reads it.
+    public var tokenizer: String?
+    /// The rank.
+    public var r = 45
+    /// The tokens of the longest row.
+    public var maxLength = 256
+    /// The scale times the root of the rank.
+    public var alpha = 8.0
+    /// The learning rate of A and B over that of the prompt.
+    public var learningRateRatio = 1.0 / 60
+
+    /// Makes the method with its defaults.
+    public init() {}
+
+    /// A trained table is read without the text that it started from.
+    public static func readable(_ field: String, _ value: JSON) throws -> JSON { readableStart(field, value) }
+
+    /// Refuses settings that make no sense.
+    ///
+    /// - Throws: `PEFTError` naming the setting.
+    public func validate() throws {
+        try validatePrompt()
+        try requirePositive(r, "r")
+        try requirePositive(maxLength, "max_length")
+        guard learningRateRatio >= 0 else {
+            throw PEFTError("offset_lr_ratio: expected a number of 0 or more, found \(learningRateRatio)")
+        }
+    }
+
+    /// `m d + r (s + d)`.
+    public func trainedCount(in points: AttachPoints) throws -> Double {
+        let hidden = Double(points.configuration.hiddenSize)
+        return Double(virtualTokens) * hidden + Double(r) * (Double(maxLength) + hidden)
+    }
+
+    /// Makes the prompt and the two factors.
+    ///
+    /// - Throws: `PEFTError` when the text to start from has no tokens; what reading a tokenizer throws.
+    public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
+        let prompt = try Trainable(
+            "prompt_embeddings", startingPrompt(for: points.embedding, seed: seed), device: points.device)
+        let bound = 1 / Double(r).squareRoot()
+        var stream = seed.stream("dept_A")
+        func factor(_ name: String, _ values: Tensor) throws -> Trainable {
+            var factor = try Trainable("base_model.\(name)", values, device: points.device)
+            factor.learningRateFactor = learningRateRatio
+            factor.decay = .none
+            return factor
+        }
+        let a = try factor("dept_A", Tensor.uniform([maxLength, r], in: -bound..<bound, from: &stream))
+        let b = try factor("dept_B", Tensor.zeros([r, points.configuration.hiddenSize]))
+        var attachment = Attachment(trainables: [prompt, a, b], updates: [])
+        let slot = DePTSlot(
+            prompt: prompt.tensor, a: a.tensor, b: b.tensor, scale: alpha / Double(r).squareRoot(),
+            dtype: points.backbone.dtype)
+        attachment.others = [Attached(points.embedding, slot)]
+        return attachment
+    }
+}
+
+/// `[P; E + scale A B]`.
+private final class DePTSlot: PromptSlot {
+    /// `[s, r]`.
+    private let a: Tensor
+    /// `[r, d]`.
+    private let b: Tensor
+    private let scale: Double
+
+    init(prompt: Tensor, a: Tensor, b: Tensor, scale: Double, dtype: DType) {
+        (self.a, self.b, self.scale) = (a, b, scale)
+        super.init(virtualTokens: prompt.size(0), dtype: dtype) { _ in prompt }
+    }
+
+    override func embeddings(_ embedded: Tensor, at positions: Tensor, in context: Context) throws -> Tensor {
+        let length = try context.length ?? positions.maximum().item(as: Int.self) + 1
+        // A single token behind others is one that was generated.
+        let isGenerated = embedded.size(1) == 1 && context.cache.map { $0.length > 0 } ?? false
+        guard length <= a.size(0) || isGenerated else {
+            throw PEFTError(
+                "a row of \(length) tokens is longer than max_length \(a.size(0)); cut the rows, or train with a larger "
+                    + "max_length")
+        }
+        // Row s stands for all places beyond: generated tokens, and what fills rows up.
+        let rows = try Tensor.concatenate([a, Tensor.zeros([1, a.size(1)], device: a.device)])
+        let places = try callTensor("aten::clamp", positions, Argument.none, a.size(0))
+        return try embedded + (embedding(places, rows).matmul(b) * scale).to(dtype: embedded.dtype)
+    }
+}

@@ -1,0 +1,168 @@
+import Backbones
+import Formats
+import Torch
+
+/// LoRETTA-rep: LoRA whose two factors are tensor trains, so that a layer trains about a thousand values.
+/// arXiv 2402.11417
+///
+/// With the trains `M_A [in, r]` and `M_B [r, out]` (see ``TensorTrain``) and `s = lora_alpha / r`,
+///
+///     dW = s (M_A M_B)^T
+///
+/// and all norms of the model are trained beside (`train_norms`).
+///
+/// Saved are the cores, `base_model.model.<path>.loretta_A.<k>` and `loretta_B.<k>`, each `[r_(k-1), n_k, r_k]`, with
+/// `tensor_rank` between neighbours. The modes `n_k` of the widths in the authors' tables are theirs; those of other
+/// sizes are close to each other and at most 16, those of the rows before those of the columns.
+///
+/// At the start entries of a core are normal, so that the matrix's have the variance `1 / (rows + columns)`. What is
+/// done about the update that they make is `init_weights`: `zero` begins with a last core of zeros in `M_B`, `subtract`
+/// takes the start off the base (`init_seed` keeps what it was drawn from), `random` does nothing.
+public struct LoRETTA: Method {
+    /// The value of `peft_type`.
+    public static let peftType = "LORETTA_REP"
+    /// The hyper-parameters.
+    public static let fields: [Field<LoRETTA>] = [
+        Field("r", \.r, "rank of the update"),
+        Field("lora_alpha", \.loraAlpha, "the update is scaled by lora_alpha / r"),
+        Field("lora_dropout", \.loraDropout, "probability of zeroing an element of the adapter's input"),
+        Field("tensor_rank", \.tensorRank, "rank between the cores of a tensor train"),
+        Field("train_norms", \.trainsNorms, "train the weights of all norms, too"),
+        Field("init_weights", \.initialization, "how the update starts at zero, or random"),
+        Field("init_seed", \.initialSeed, "what init_weights subtract was drawn from; null: the run's seed"),
+    ]
+
+    /// What is done about the update that random cores make.
+    public enum Initialization: String, FieldValue, CaseIterable {
+        /// The last core of the second train is zero.
+        case zero
+        /// The start is taken off the base.
+        case subtract
+        /// Nothing: the output changes at once, as in the authors' code.
+        case random
+    }
+
+    /// The rank of the update.
+    public var r = 8
+    /// The scale times the rank.
+    public var loraAlpha = 16.0
+    /// The probability of zeroing an element of the adapter's input.
+    public var loraDropout = 0.0
+    /// The rank between the cores.
+    public var tensorRank = 5
+    /// Whether the weights of all norms are trained, too.
+    public var trainsNorms = true
+    /// What is done about the update that random cores make.
+    public var initialization = Initialization.zero
+    /// What a start that is taken off the base was drawn from.
+    public var initialSeed: Int?
+
+    /// Makes the method with its defaults.
+    public init() {}
+
+    /// Refuses settings that make no sense.
+    ///
+    /// - Throws: `PEFTError` naming the setting.
+    public func validate() throws {
+        try requirePositive(r, "r")
+        try requirePositive(tensorRank, "tensor_rank")
+        try requireProbability(loraDropout, "lora_dropout")
+    }
+
+    /// The method with the seed of a start that is taken off the base.
+    public func resolved(seed: Seed) -> LoRETTA {
+        var method = self
+        if initialization == .subtract { method.initialSeed = initialSeed ?? Int(truncatingIfNeeded: seed.value) }
+        return method
+    }
+
+    /// The values of the cores and of the norms.
+    ///
+    /// - Throws: Nothing.
+    public func trainedCount(in points: AttachPoints) throws -> Double {
+        points.linears.reduce(norms(of: points).reduce(0) { $0 + Double($1.frozen.count) }) { sum, layer in
+            sum + Double(train(rows: layer.inFeatures, columns: r).count)
+                + Double(train(rows: r, columns: layer.outFeatures).count)
+        }
+    }
+
+    private func norms(of points: AttachPoints) -> [Parameter] {
+        trainsNorms ? points.backbone.parameters.filter { $0.modulePath.hasSuffix("norm") } : []
+    }
+
+    /// Makes the cores of every layer, and copies of the norms.
+    ///
+    /// - Throws: `PEFTError` when a pattern is not valid; `TorchError` when memory is short.
+    public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
+        let seed = initialization == .subtract ? initialSeed.map { Seed(UInt64(bitPattern: Int64($0))) } ?? seed : seed
+        var attachment = Attachment(trainables: [], updates: [])
+        for layer in points.linears {
+            func trainables(_ name: String, _ train: TensorTrain) throws -> [Trainable] {
+                var stream = seed.stream("\(layer.path).\(name)")
+                let variance = 1 / Double(train.rows + train.columns)
+                return try train.start(variance: variance, from: &stream).enumerated().map { index, core in
+                    try Trainable(adapterKey(layer.path, "\(name).\(index)"), core, device: points.device)
+                }
+            }
+            let shapes = (
+                a: train(rows: layer.inFeatures, columns: r), b: train(rows: r, columns: layer.outFeatures)
+            )
+            let (a, b) = (try trainables("loretta_A", shapes.a), try trainables("loretta_B", shapes.b))
+            if initialization == .zero { try b.last?.tensor.fill(0) }
+            var update = LoRETTAUpdate(
+                a: (shapes.a, a.map(\.tensor)), b: (shapes.b, b.map(\.tensor)), scale: loraAlpha / Double(r),
+                dropout: loraDropout)
+            if initialization == .subtract { update.initial = try update.factors() }
+            attachment.trainables += a + b
+            attachment.updates.append((layer, update))
+        }
+        for norm in norms(of: points) {
+            let copy = try Trainable(
+                adapterKey(norm.modulePath, "weight"), norm.values(dtype: .float32), device: points.device)
+            attachment.trainables.append(copy)
+            attachment.copies.append((norm, copy.tensor))
+        }
+        return attachment
+    }
+
+    /// A matrix between `r` and a layer's width, in the authors' modes where they give some.
+    private func train(rows: Int, columns: Int) -> TensorTrain {
+        let width = rows == r ? columns : rows
+        guard let modes = Self.modes[r]?[width], rows * columns == r * width else {
+            return TensorTrain(rows: rows, columns: columns, rank: tensorRank)
+        }
+        return TensorTrain(rows: rows, columns: columns, rank: tensorRank, modes: modes)
+    }
+
+    /// The authors' modes by rank and width, in the order of the rows' and columns' entries.
+    private static let modes: [Int: [Int: [Int]]] = [
+        8: [
+            768: [8, 8, 12, 8], 1024: [4, 8, 8, 8, 4], 2304: [8, 8, 8, 4, 9], 4096: [16, 16, 8, 4, 4],
+            5120: [8, 8, 10, 8, 8], 8192: [4, 16, 16, 16, 4],
+        ],
+        64: [
+            768: [8, 8, 12, 8, 8], 1024: [4, 8, 8, 8, 8, 4], 2304: [8, 8, 8, 8, 8, 9], 4096: [16, 16, 16, 4, 4, 4],
+            5120: [5, 8, 8, 16, 8, 8], 8192: [4, 16, 16, 16, 8, 4],
+        ],
+    ]
+}
+
+/// `dW = s (M_A M_B)^T`, less the product that the base was relieved of.
+struct LoRETTAUpdate: LowRankUpdate {
+    let a: (train: TensorTrain, cores: [Tensor])
+    let b: (train: TensorTrain, cores: [Tensor])
+    let scale: Double
+    let dropout: Double
+    /// Where the start was taken off the base: what was.
+    var initial: (down: Tensor, up: Tensor)?
+
+    func factors() throws -> (down: Tensor, up: Tensor) {
+        let down = try a.train.matrix(a.cores).transposed()
+        let up = try b.train.matrix(b.cores).transposed()
+        guard let initial else { return (down, up) }
+        return (
+            try Tensor.concatenate([down, initial.down], dimension: 0),
+            try Tensor.concatenate([up, initial.up.negated()], dimension: 1)
+        )
+    }
+}

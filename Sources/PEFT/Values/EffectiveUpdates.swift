@@ -1,0 +1,115 @@
+import Backbones
+import Formats
+import Torch
+
+/// What one adapter adds to each weight of its base model, in factors where it is a product of thin ones.
+struct EffectiveUpdates {
+    /// The update of one weight, fp32.
+    enum Update {
+        /// `scale * up down`: `down [rank, in]`, `up [out, rank]`.
+        case factors(down: Tensor, up: Tensor, scale: Double)
+        /// `[out, in]`.
+        case dense(Tensor)
+
+        /// `[out, in]`.
+        var shape: [Int] {
+            switch self {
+            case .factors(let down, let up, _): [up.size(0), down.size(1)]
+            case .dense(let update): update.shape
+            }
+        }
+
+        /// `[out, in]`.
+        func dense() throws -> Tensor {
+            switch self {
+            case .factors(let down, let up, let scale): try up.matmul(down) * scale
+            case .dense(let update): update
+            }
+        }
+    }
+
+    let folder: String
+    let configuration: AdapterConfiguration
+    /// Whether the adapter is LoRA without anything else, so that its factors are all there is.
+    let isPlainLoRA: Bool
+    /// By the path of the layer.
+    private(set) var updates = KeyedList<Update>()
+
+    /// Reads a folder; the model is asked for unless the adapter is plain LoRA.
+    ///
+    /// - Throws: `PEFTError` when the adapter does anything that is no update of a linear layer's weight.
+    init(_ folder: String, backbone: () throws -> any Backbone) throws {
+        self.folder = folder
+        try AdapterFolder.requireFolder(folder)
+        let configuration = try AdapterConfigurationFile.read(folder: folder)
+        let stored = try StoredTensors(folder: folder)
+        let names = try stored.shapes().keys
+        if let method = configuration.method as? LoRA, !method.useDoRA,
+            names.allSatisfy({ $0.hasSuffix(Self.down) || $0.hasSuffix(Self.up) })
+        {
+            (self.configuration, isPlainLoRA) = (configuration, true)
+            try readFactors(method, stored, names)
+        } else {
+            isPlainLoRA = false
+            let adapter = try Adapter.load(from: folder, onto: backbone())
+            defer { adapter.detach() }
+            self.configuration = adapter.configuration
+            try compute(adapter)
+        }
+    }
+
+    private static let down = ".lora_A.weight"
+    private static let up = ".lora_B.weight"
+
+    private mutating func readFactors(_ method: LoRA, _ stored: StoredTensors, _ names: [String]) throws {
+        let prefix = adapterKey("", "").dropLast()
+        for name in names where name.hasSuffix(Self.down) {
+            let base = name.dropLast(Self.down.count)
+            guard base.hasPrefix(prefix) else {
+                throw PEFTError(
+                    "\(stored.path): \"\(name)\" is no key of a layer; expected \(prefix)<path>\(Self.down)")
+            }
+            let path = String(base.dropFirst(prefix.count))
+            let (rank, scale) = try method.rankAndScale(of: path)
+            let a = try stored.tensor(name, start: nil).to(dtype: .float32)
+            let b = try stored.tensor(base + Self.up, start: nil).to(dtype: .float32)
+            guard a.rank == 2, b.rank == 2, a.size(0) == rank, b.size(1) == rank else {
+                throw PEFTError(
+                    "\(stored.path): \(path) has factors of shapes \(a.shape) and \(b.shape); expected the rank \(rank)"
+                )
+            }
+            updates.appendIfNew(key: path, value: .factors(down: a, up: b, scale: scale))
+        }
+        guard !updates.isEmpty, names.count == 2 * updates.count else {
+            throw PEFTError("\(stored.path): \(names.count) tensors are no pairs of \(Self.down) and \(Self.up)")
+        }
+    }
+
+    private mutating func compute(_ adapter: Adapter) throws {
+        if let copy = adapter.copies.first {
+            throw PEFTError(
+                "\(folder): \(copy.parameter.path) is trained whole and not as an update; adapters with modules_to_save "
+                    + "or bias cannot be combined")
+        }
+        do {
+            try adapter.requireMergeable()
+        } catch let error as PEFTError {
+            throw PEFTError("\(folder): the adapter is no update of weights, so it cannot be combined: \(error)")
+        }
+        for (linear, update) in adapter.updates {
+            if try update.mergedBias(linear.bias?.values(dtype: .float32)) != nil {
+                throw PEFTError("\(folder): the adapter changes the bias of \(linear.path), so it cannot be combined")
+            }
+            let effective: Update = try withoutGrad {
+                if let update = update as? any LowRankUpdate {
+                    let (down, up) = try update.factors()
+                    return .factors(down: try down.detached(), up: try up.detached(), scale: update.scale)
+                }
+                let weight = try linear.weight.values(dtype: .float32)
+                return .dense(try (update.merged(into: weight.to(dtype: .float64)) - weight).to(dtype: .float32))
+            }
+            updates.appendIfNew(key: linear.path, value: effective)
+        }
+        guard !updates.isEmpty else { throw PEFTError("\(folder): the adapter changes no weight of a linear layer") }
+    }
+}

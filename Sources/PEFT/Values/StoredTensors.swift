@@ -1,0 +1,106 @@
+import Formats
+import Torch
+
+/// The tensors of an adapter's folder, whichever file holds them.
+enum StoredTensors {
+    /// `adapter_model.safetensors`.
+    case plain(SafetensorsFile)
+    /// `adapter_model.ternary`.
+    case ternary(TernaryFile)
+
+    static let plainName = "adapter_model.safetensors"
+    static let ternaryName = "adapter_model.ternary"
+    private static let pickleName = "adapter_model.bin"
+
+    /// Opens the one that is there.
+    ///
+    /// - Throws: `FormatError` when it is broken; `PEFTError` when there are two, or only a pickle.
+    init(folder: String) throws {
+        let (plain, ternary) = (joined(folder, Self.plainName), joined(folder, Self.ternaryName))
+        let isPlain = PathKind(plain) != .missing
+        if isPlain, PathKind(ternary) != .missing {
+            throw PEFTError(
+                "\(folder): there are \(Self.plainName) and \(Self.ternaryName), which are two adapters; remove one")
+        }
+        if PathKind(ternary) != .missing {
+            self = .ternary(try TernaryFile(path: ternary))
+            return
+        }
+        if !isPlain, PathKind(joined(folder, Self.pickleName)) == .file {
+            throw PEFTError(
+                "\(folder): \(Self.pickleName) is a pickle, which can run code when it is read; load it with peft "
+                    + "and save_pretrained() it again as \(Self.plainName)")
+        }
+        self = .plain(try SafetensorsFile(path: plain))
+    }
+
+    var path: String {
+        switch self {
+        case .plain(let file): file.file.path
+        case .ternary(let file): file.path
+        }
+    }
+
+    /// Names and shapes.
+    ///
+    /// - Throws: `FormatError` for a tensor that is not of floating-point numbers.
+    func shapes() throws -> KeyedList<[Int]> {
+        var shapes = KeyedList<[Int]>()
+        switch self {
+        case .plain(let file):
+            for (name, tensor) in file.tensors {
+                guard let dtype = tensor.type.dtype, dtype.isFloatingPoint else {
+                    throw FormatError(
+                        file: path, place: .key(name),
+                        "expected floating-point numbers, found dtype \(tensor.type.rawValue)")
+                }
+                shapes.appendIfNew(key: name, value: tensor.shape)
+            }
+        case .ternary(let file):
+            for (name, tensor) in file.tensors { shapes.appendIfNew(key: name, value: tensor.shape) }
+        }
+        return shapes
+    }
+
+    /// The number of values.
+    var count: Double {
+        switch self {
+        case .plain(let file): file.tensors.reduce(0) { $0 + Double($1.value.elementCount) }
+        case .ternary(let file): Double(file.vector.count)
+        }
+    }
+
+    /// A tensor's values.
+    ///
+    /// - Parameters:
+    ///   - name: Its name.
+    ///   - start: What the settings and the base model start it with; nil where they are not there.
+    /// - Throws: `FormatError` when it is not there; `PEFTError` when its start is another than it was compressed with.
+    func tensor(_ name: String, start: Tensor?) throws -> Tensor {
+        switch self {
+        case .plain(let file): return try file.tensor(name).tensor()
+        case .ternary(let file):
+            guard let entry = file.tensors[name] else {
+                throw FormatError(file: path, place: .key(name), "the file lacks this tensor")
+            }
+            let values = try Tensor.empty(entry.shape)
+            try values.withUnsafeMutableBytes { try file.write(name, to: $0.bindMemory(to: Float.self)) }
+            guard entry.start == .own else { return values }
+            guard let start else {
+                throw PEFTError("\(path): \"\(name)\" is a change of what the base model begins with; name the model")
+            }
+            try requireStart(start, of: name, norm: entry.startNorm)
+            return try values.to(device: start.device) + start.detached()
+        }
+    }
+
+    /// Weights of another dtype have another norm in the last digits only.
+    private func requireStart(_ start: Tensor, of name: String, norm: Float) throws {
+        let found: Float = try start.detached().to(dtype: .float32).norm().item()
+        guard abs(found - norm) <= 0x1p-6 * max(found, norm) else {
+            throw PEFTError(
+                "\(path): \"\(name)\" was compressed as a change of values with the norm \(norm), those of the model "
+                    + "have \(found): the adapter was trained on another base model")
+        }
+    }
+}

@@ -1,0 +1,124 @@
+import Backbones
+import Formats
+import PEFT
+import TestSupport
+import Testing
+import Torch
+
+/// A registered method as the generic tests take it: its line in the registry, and what they have to know beside.
+struct MethodCase: Sendable, CustomTestStringConvertible {
+    /// How far the first output may be from the pretrained model's.
+    enum Start: Sendable {
+        /// Not by a bit.
+        case identical
+        /// By rounding: the same numbers are computed in another order.
+        case withinRounding
+        /// As far as the method says, which begins with values of its own.
+        case elsewhere
+    }
+
+    let name: String
+    /// Settings that fit the small model.
+    var settings: KeyedList<JSON> = [:]
+    var start = Start.identical
+    /// Whether the start is drawn at random; what is copied or computed from the model's weights is not.
+    var isSeeded = true
+    /// Whether a step may leave some of the trainable tensors without a gradient.
+    var trainsParts = false
+
+    var testDescription: String { name }
+
+    /// Every name of the registry.
+    static let all = MethodRegistry.entries.map { entry in
+        exceptions.first { $0.name == entry.name } ?? MethodCase(name: entry.name)
+    }
+
+    /// The methods of which something has to be known.
+    private static let exceptions = [
+        MethodCase(name: "dora", start: .withinRounding),
+        MethodCase(name: "pissa", start: .withinRounding, isSeeded: false),
+        MethodCase(name: "olora", start: .withinRounding, isSeeded: false),
+        MethodCase(name: "loretta-rep", settings: ["r": 3], start: .withinRounding),
+        MethodCase(name: "miss", settings: ["r": 8], isSeeded: false),
+        MethodCase(name: "bone", settings: ["r": 4], isSeeded: false),
+        MethodCase(name: "adalora", settings: ["init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 2]),
+    ]
+
+    /// The method on a model.
+    func adapter(on backbone: any Backbone, seed: UInt64 = 7, _ more: KeyedList<JSON> = [:]) throws -> Adapter {
+        var settings = settings
+        for (key, value) in more { settings[key] = value }
+        return try PEFTTests.adapter(name, settings, on: backbone, seed: seed)
+    }
+
+    /// The sentence with which the method refuses to be merged, or nothing where it can be.
+    func mergeRefusal(_ adapter: Adapter) -> String { refusal { try adapter.requireMergeable() } }
+}
+
+/// The optimiser steps of the generic tests' runs.
+let methodSteps = 6
+
+extension Adapter {
+    /// Steps of plain gradient descent with all that a trainer tells a method; the gradients of the last one are gone.
+    func takeSteps(_ steps: Range<Int>, on ids: Tensor, learningRate: Double = 0.1) throws {
+        try trainingBegins(totalSteps: methodSteps)
+        for step in steps {
+            try stepBegins(step)
+            try nextTokenLoss(backbone, ids).backward()
+            try penalty()?.backward()
+            try gradientsAreReady(step)
+            try withoutGrad {
+                for trainable in trainables {
+                    guard let gradient = trainable.tensor.grad else { continue }
+                    try trainable.tensor.add(gradient, times: -learningRate * trainable.learningRateFactor)
+                }
+            }
+            try stepEnded(step)
+            try clearGradients()
+        }
+    }
+
+    /// Copies of all that a run needs to go on.
+    func copiedState() throws -> KeyedList<Tensor> {
+        var copies = KeyedList<Tensor>()
+        for (name, tensor) in state { copies[name] = try tensor.detached().cloned() }
+        return copies
+    }
+}
+
+extension Backbone {
+    /// Every place that a method may fill.
+    var attachPoints: [any AttachPoint] {
+        linears + parameters + sublayers + attentionStates + [embedding, blockStack]
+    }
+
+    /// The bytes of the pretrained values.
+    func frozenBits() throws -> [[UInt8]] {
+        try parameters.map { $0.packed == nil ? try bits($0.frozen) : [] }
+    }
+}
+
+/// A tiny model over blocks of four bits, made once a test run.
+actor PackedModels {
+    static let shared = PackedModels()
+
+    private var task: Task<String, any Error>?
+
+    /// The path of a GGUF file of `Q4_0` matrices.
+    func path() async throws -> String {
+        if let task { return try await task.value }
+        let task = Task {
+            let sizes: JSON = [
+                "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16,
+                "num_attention_heads": 4, "num_key_value_heads": 2,
+            ]
+            let folder = try await TinyModels.shared.folder("llama", seed: 71, options: ["overrides": sizes])
+            let file = try TemporaryFolder.lasting("four-bits")("model.gguf")
+            _ = try await Oracle.shared.call(
+                "backbones.make_gguf", ["folder": JSON(folder), "path": JSON(file), "quantisation": "Q4_0"])
+            return file
+        }
+        self.task = task
+        return try await task.value
+    }
+}
