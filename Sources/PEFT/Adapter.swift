@@ -30,7 +30,10 @@ public struct AdapterConfiguration: Sendable {
     }
 
     /// The keys that can be set.
-    public var keys: [String] { method.settings.keys + Selection.fields.map(\.name) }
+    public var keys: [String] {
+        let own = method.settings
+        return own.keys + Selection.fields.map(\.name).filter { own[$0] == nil }
+    }
 
     /// Sets a hyper-parameter or a selection field.
     ///
@@ -86,6 +89,8 @@ public final class Adapter {
     public let trainables: [Trainable]
     /// Frozen tensors that belong to the adapter's state but not to its file.
     public let buffers: KeyedList<Tensor>
+    /// Whole numbers that belong to its state and to its file.
+    public let indices: KeyedList<Tensor>
     /// The layers with a changed weight.
     public let updates: [(linear: Linear, update: any WeightUpdate)]
     /// What stands in other places than linear layers, trained copies of parameters not counted.
@@ -112,18 +117,23 @@ public final class Adapter {
         try self.init(configuration, on: backbone, seed: seed, mostValues: 1e12)
     }
 
-    /// As the public form, for a method that trains no more than so many values.
-    init(_ configuration: AdapterConfiguration, on backbone: any Backbone, seed: Seed, mostValues: Double) throws {
+    /// As the public form, for a method that trains no more than so many values, and for a folder that is loaded.
+    init(
+        _ configuration: AdapterConfiguration, on backbone: any Backbone, seed: Seed, mostValues: Double,
+        folder: StoredFolder? = nil
+    ) throws {
         var configuration = configuration
         try configuration.method.validate()
         configuration.method = configuration.method.resolved(seed: seed)
         if let classifier = backbone as? SequenceClassifier { configuration.selection.train(head: classifier.head.path) }
-        let points = try configuration.points(of: backbone)
+        var points = try configuration.points(of: backbone)
+        points.folder = folder
         let count = try configuration.method.trainedCount(in: points)
         guard count <= mostValues else {
             throw PEFTError("the settings ask for \(count) trained values, more than there can be; lower the rank")
         }
         attachment = try withoutGrad { try configuration.method.attach(to: points, seed: seed) }
+        indices = attachment.indices
         updates = attachment.updates
         others = attachment.others
         buffers = attachment.buffers
@@ -142,7 +152,10 @@ public final class Adapter {
     }
 
     /// The number of trained values.
-    public var parameterCount: Int { trainables.reduce(0) { $0 + $1.tensor.count } }
+    public var parameterCount: Int {
+        let own = attachment.trainables.reduce(0) { $0 + $1.tensor.count }
+        return trainables.reduce(0) { $0 + $1.tensor.count } - own + (attachment.trainedCount ?? own)
+    }
 
     /// Whether the updates are in the model's weights and not in its slots; see ``mergeIntoBackbone()``.
     public var isMerged: Bool { mergedPlaces != nil }
@@ -175,23 +188,25 @@ public final class Adapter {
         guard !isMerged else { return }
         try requireMergeable()
         try requireFree()
-        let merged = try withoutGrad {
-            try updates.flatMap { try Self.merged($0.linear, $0.update) } + copies.map { Attached($0.0, $0.1) }
+        let replacements = try withoutGrad {
+            let updated = try updates.flatMap { try merged($0.linear, $0.update) }
+            let plain = copies.filter { copy in !updated.contains { $0.point === copy.parameter } }
+            return updated + plain.map { Attached($0.parameter, $0.tensor) }
         }
         try attach()
         for place in places { place.clear() }
-        for place in merged { place.fill() }
-        mergedPlaces = merged
+        for place in replacements { place.fill() }
+        mergedPlaces = replacements
     }
 
     /// A layer's weight, and its bias where that changes, with an update in it.
-    private static func merged(_ linear: Linear, _ update: any WeightUpdate) throws -> [Attached] {
+    private func merged(_ linear: Linear, _ update: any WeightUpdate) throws -> [Attached] {
         let weight = try update.merged(into: linear.weight.values(dtype: .float32)).detached()
         let merged = Attached(linear.weight, try weight.to(dtype: linear.weight.frozen.dtype))
-        guard let values = try update.mergedBias(linear.bias?.values(dtype: .float32)) else { return [merged] }
-        guard let bias = linear.bias else {
-            throw PEFTError("\(linear.path) has no bias that the adapter's could be merged into")
-        }
+        let own = try linear.bias.map { try trainedCopy(of: $0) ?? $0.values(dtype: .float32) }
+        guard let values = try update.mergedBias(own) else { return [merged] }
+        // A layer without a bias has no place for one but its slot.
+        guard let bias = linear.bias else { return [merged, Attached(linear, RemainingBias(values))] }
         return [merged, Attached(bias, try values.detached().to(dtype: bias.frozen.dtype))]
     }
 
@@ -233,10 +248,12 @@ public final class Adapter {
 
     /// Tells the method how long it will be trained; the trainer calls it, and a training loop of one's own has to.
     ///
-    /// - Parameter totalSteps: The optimiser steps of the whole run.
-    /// - Throws: `PEFTError` when the method's schedule does not fit into them.
-    public func trainingBegins(totalSteps: Int) throws {
-        try attachment.hook?.trainingBegins(totalSteps: totalSteps)
+    /// - Parameters:
+    ///   - totalSteps: The optimiser steps of the whole run.
+    ///   - probe: The loss of training rows, for methods that judge by it.
+    /// - Throws: `PEFTError` when the method's schedule does not fit into them, or the method needs a probe.
+    public func trainingBegins(totalSteps: Int, probe: LossProbe? = nil) throws {
+        try attachment.hook?.trainingBegins(totalSteps: totalSteps, probe: probe)
         knowsSchedule = true
     }
 
@@ -282,6 +299,7 @@ public final class Adapter {
             }
         } else {
             for trainable in trainables { tensors[trainable.name] = trainable.tensor }
+            for (name, tensor) in indices { tensors[name] = tensor }
         }
         return (configuration, tensors)
     }
@@ -295,8 +313,9 @@ public final class Adapter {
     /// - Throws: `TorchError` when memory is short.
     public func merged(_ parameter: Parameter, pretrained: Tensor? = nil) throws -> Tensor? {
         try withoutGrad {
+            let copy = try trainedCopy(of: parameter)
             func values() throws -> Tensor {
-                try pretrained?.to(dtype: .float32) ?? parameter.values(dtype: .float32)
+                try copy ?? pretrained?.to(dtype: .float32) ?? parameter.values(dtype: .float32)
             }
             if let update = updates.first(where: { $0.linear.weight === parameter })?.update {
                 return try update.merged(into: values()).detached()
@@ -306,8 +325,13 @@ public final class Adapter {
             {
                 return try bias.detached()
             }
-            return try copies.first { $0.parameter === parameter }?.tensor.detached()
+            return copy
         }
+    }
+
+    /// A parameter's values where it is trained as a copy, which an update can act on as well.
+    private func trainedCopy(of parameter: Parameter) throws -> Tensor? {
+        try copies.first { $0.parameter === parameter }?.tensor.detached()
     }
 
     private static func copies(

@@ -24,18 +24,18 @@ enum AdapterFolder {
     }
 
     /// As the plain form, with `adapter_model.safetensors` in fp32.
-    static func write(
-        _ configuration: AdapterConfiguration, _ tensors: KeyedList<Tensor>, for model: LlamaConfiguration? = nil,
-        labels: [String]? = nil, to folder: String
-    ) throws {
-        try write(configuration, for: model, to: folder) { temporary in
-            var wide = KeyedList<Tensor>()
-            for (name, tensor) in tensors { wide.appendIfNew(key: name, value: try tensor.to(dtype: .float32)) }
-            try SafetensorsWriter.write(wide, to: joined(temporary, StoredTensors.plainName))
-            guard let labels else { return }
-            try AtomicFile.write(
-                JSON(labels.map { .string($0) }).pythonText() + "\n", to: joined(temporary, AdapterFolder.labels))
+    static func write(_ configuration: AdapterConfiguration, _ tensors: KeyedList<Tensor>, to folder: String) throws {
+        try write(configuration, to: folder) { try writeTensors(tensors, to: $0) }
+    }
+
+    /// Writes `adapter_model.safetensors` into an unfinished folder, numbers in fp32.
+    static func writeTensors(_ tensors: KeyedList<Tensor>, to folder: String) throws {
+        var wide = KeyedList<Tensor>()
+        for (name, tensor) in tensors {
+            let dtype = tensor.dtype.isFloatingPoint ? DType.float32 : tensor.dtype
+            wide.appendIfNew(key: name, value: try tensor.to(dtype: dtype))
         }
+        try SafetensorsWriter.write(wide, to: joined(folder, StoredTensors.plainName))
     }
 
     /// Refuses what is no folder.
@@ -61,8 +61,12 @@ extension Adapter {
         let classifier = backbone as? SequenceClassifier
         if classifier != nil { configuration.remaining["task_type"] = "SEQ_CLS" }
         if let baseModel { configuration.remaining["base_model_name_or_path"] = .string(baseModel) }
-        try AdapterFolder.write(
-            configuration, tensors, for: backbone.configuration, labels: classifier?.labels, to: folder)
+        try AdapterFolder.write(configuration, for: backbone.configuration, to: folder) { temporary in
+            try AdapterFolder.writeTensors(tensors, to: temporary)
+            guard let classifier else { return }
+            let names = JSON(classifier.labels.map { .string($0) })
+            try AtomicFile.write(names.pythonText() + "\n", to: joined(temporary, AdapterFolder.labels))
+        }
     }
 
     /// Loads an adapter folder that Graft or peft wrote, and attaches it.
@@ -83,7 +87,7 @@ extension Adapter {
 
     /// As the public form, for a model whose pretrained values come from elsewhere.
     package static func load(
-        from folder: String, onto backbone: any Backbone, pretrained: (Parameter) throws -> Tensor
+        from folder: String, onto backbone: any Backbone, pretrained: @escaping (Parameter) throws -> Tensor
     ) throws -> Adapter {
         try AdapterFolder.requireFolder(folder)
         let configuration = try AdapterConfigurationFile.read(folder: folder)
@@ -100,7 +104,9 @@ extension Adapter {
             try type(of: configuration.method).folderFields.requireModel(
                 backbone.configuration, in: configuration.remaining)
             // Room for the comparison that names what is missing, but not for what no such file can hold.
-            adapter = try Adapter(configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored.count + 1e7)
+            adapter = try Adapter(
+                configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored.count + 1e7,
+                folder: StoredFolder(tensor: stored.tensorIfThere, pretrained: pretrained))
         } catch let error as PEFTError {
             throw PEFTError("\(folder): \(error)")
         }
@@ -114,12 +120,13 @@ extension Adapter {
     }
 
     private func fill(from stored: StoredTensors, pretrained: (Parameter) throws -> Tensor) throws {
-        var shapes = try stored.shapes()
+        var shapes = try stored.shapes(wholeNumbers: Set(indices.keys))
         if case .plain(let file) = stored {
             for (name, tensor) in file.tensors where try isPretrainedCopy(tensor, pretrained) { shapes[name] = nil }
         }
         var expected = KeyedList<Tensor>()
         for trainable in trainables { expected.appendIfNew(key: trainable.name, value: trainable.tensor) }
+        for (name, tensor) in indices { expected.appendIfNew(key: name, value: tensor) }
         try TensorAgreement(found: shapes, expected: expected).require(
             in: stored.path, blocks: backbone.configuration.numHiddenLayers)
         for (name, tensor) in expected { try tensor.overwrite(with: stored.tensor(name, start: tensor)) }
@@ -158,6 +165,7 @@ extension Adapter {
         var state = KeyedList<Tensor>()
         for trainable in trainables { state.appendIfNew(key: trainable.name, value: trainable.tensor) }
         for (name, buffer) in buffers { state.appendIfNew(key: name, value: buffer) }
+        for (name, tensor) in indices { state.appendIfNew(key: name, value: tensor) }
         return state
     }
 

@@ -68,14 +68,15 @@ public struct Merger {
         let source = try mergedSource()
         let adapter = try Adapter.load(from: adapterFolder, onto: backbone) { try pretrained($0, from: source) }
         let plan = MergePlan(adapter, of: backbone, source: source)
+        let biases = try AddedBiases(adapter, of: backbone)
         var changes: [MergeReport.Change] = []
         try AtomicFolder.write(to: folder, replacing: replaces) { temporary in
-            try writeConfiguration(to: temporary, isUntied: plan.isUntied)
+            try writeConfiguration(to: temporary, isUntied: plan.isUntied, flags: biases.flags)
             try writeTokenizer(to: temporary)
-            changes = try writeTensors(plan, adapter, source, to: temporary, progress)
+            changes = try writeTensors(plan, biases, adapter, source, to: temporary, progress)
         }
         return try MergeReport(
-            folder: folder, base: baseName, changes: changes, tensorCount: plan.tensors.count,
+            folder: folder, base: baseName, changes: changes, tensorCount: plan.tensors.count + biases.tensors.count,
             isUntied: plan.isUntied)
     }
 
@@ -158,7 +159,7 @@ public struct Merger {
     }
 
     private func writeTensors(
-        _ plan: MergePlan, _ adapter: Adapter, _ source: any WeightSource, to folder: String,
+        _ plan: MergePlan, _ biases: AddedBiases, _ adapter: Adapter, _ source: any WeightSource, to folder: String,
         _ progress: (Int, Int) -> Void
     ) throws -> [MergeReport.Change] {
         var infos = KeyedList<SafetensorsInfo>()
@@ -166,15 +167,21 @@ public struct Merger {
             guard let type = SafetensorsType(outputDType(of: tensor.stored)) else { continue }
             infos.appendIfNew(key: tensor.name, value: SafetensorsInfo(type: type, shape: tensor.shape))
         }
+        let biasDType = outputDType(of: MergePlan.embedding)
+        for (name, bias) in biases.tensors {
+            guard let type = SafetensorsType(biasDType) else { continue }
+            infos.appendIfNew(key: name, value: SafetensorsInfo(type: type, shape: bias.shape))
+        }
         let shards = try SafetensorsShards(
             folder: folder, tensors: infos, metadata: ["format": "pt", "merged_into": baseName],
             maxShardBytes: maxShardBytes)
         var changes: [MergeReport.Change] = []
         for (index, tensor) in plan.tensors.enumerated() {
             let dtype = outputDType(of: tensor.stored)
-            if let parameter = tensor.changed {
-                let base = try source.tensor(tensor.stored, dtype: .float32)
-                let merged = try adapter.merged(parameter, pretrained: base) ?? base
+            if let parameter = tensor.changed,
+                case let base = try source.tensor(tensor.stored, dtype: .float32),
+                let merged = try adapter.merged(parameter, pretrained: base)
+            {
                 var (rounded, change) = try round(merged, from: base, to: dtype, tensor.name)
                 change.quantisation = try quantisationGap(tensor.stored, linear: parameter)
                 changes.append(change)
@@ -183,6 +190,11 @@ public struct Merger {
                 try shards.write(tensor.name, source.tensor(tensor.stored, dtype: dtype))
             }
             progress(index + 1, plan.tensors.count)
+        }
+        for (name, bias) in biases.tensors {
+            let (rounded, change) = try round(bias, from: bias.zerosLike(), to: biasDType, name)
+            changes.append(change)
+            try shards.write(name, rounded)
         }
         try shards.finish()
         return changes
@@ -218,9 +230,10 @@ public struct Merger {
         return (rounded, change)
     }
 
-    private func writeConfiguration(to folder: String, isUntied: Bool) throws {
+    private func writeConfiguration(to folder: String, isUntied: Bool, flags: [String]) throws {
         var json = checkpoint.configuration.json
         if isUntied { json["tie_word_embeddings"] = false }
+        for flag in flags { json[flag] = true }
         if let dtype = dtype ?? (checkpoint.gguf == nil ? nil : .float32) {
             json[json["dtype"] == nil && json["torch_dtype"] != nil ? "torch_dtype" : "dtype"] = .string("\(dtype)")
         }
@@ -256,7 +269,7 @@ private struct MergePlan {
         /// The name in the base checkpoint.
         let stored: String
         let shape: [Int]
-        /// The parameter that the adapter changes, or nil.
+        /// The parameter that the adapter may change, or nil.
         let changed: Parameter?
     }
 
@@ -266,11 +279,16 @@ private struct MergePlan {
 
     init(_ adapter: Adapter, of backbone: any Backbone, source: any WeightSource) {
         var changed: [String: Parameter] = [:]
-        for parameter in adapter.updates.map(\.linear.weight) + adapter.copies.map(\.parameter) {
+        for parameter in adapter.updates.flatMap(\.linear.parameters) + adapter.copies.map(\.parameter) {
             changed[parameter.path] = parameter
         }
         let isTied = backbone.configuration.tieWordEmbeddings
-        isUntied = isTied && (changed[Self.head] != nil || changed[Self.embedding] != nil)
+        // Both may be trained as one.
+        let copies = [Self.head, Self.embedding].map { name in
+            adapter.copies.first { $0.parameter.path == name }?.tensor
+        }
+        let isOne = copies[0] != nil && copies[0] === copies[1]
+        isUntied = isTied && !isOne && (changed[Self.head] != nil || changed[Self.embedding] != nil)
         var tensors: [Entry] = []
         // A tied head that lies in the checkpoint all the same is a copy of the embedding.
         for name in source.names where !(isTied && name == Self.head) {

@@ -121,8 +121,7 @@ import Torch
         let rows = 1 << 17
         let weight = try Tensor.full([8, 256], 0.01)
         let layer = Linear(path: "layer", weight: weight, role: .query)
-        let points = AttachPoints(
-            linears: [layer], configuration: try model.backbone().configuration, device: .cpu)
+        let points = AttachPoints(linears: [layer], of: try model.backbone())
         let method = try MethodRegistry.entry(name).make()
         let attachment = try method.attach(to: points, seed: Seed(1))
         let leaf = try Tensor.full([rows, 256], 0.5).requiringGrad()
