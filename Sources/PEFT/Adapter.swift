@@ -30,7 +30,10 @@ public struct AdapterConfiguration: Sendable {
     }
 
     /// The keys that can be set.
-    public var keys: [String] { method.settings.keys + Selection.fields.map(\.name) }
+    public var keys: [String] {
+        let own = method.settings
+        return own.keys + Selection.fields.map(\.name).filter { own[$0] == nil }
+    }
 
     /// Sets a hyper-parameter or a selection field.
     ///
@@ -86,6 +89,8 @@ public final class Adapter {
     public let trainables: [Trainable]
     /// Frozen tensors that belong to the adapter's state but not to its file.
     public let buffers: KeyedList<Tensor>
+    /// Whole numbers that belong to its state and to its file.
+    public let indices: KeyedList<Tensor>
     /// The layers with a changed weight.
     public let updates: [(linear: Linear, update: any WeightUpdate)]
     /// What stands in other places than linear layers, trained copies of parameters not counted.
@@ -112,17 +117,22 @@ public final class Adapter {
         try self.init(configuration, on: backbone, seed: seed, mostValues: 1e12)
     }
 
-    /// As the public form, for a method that trains no more than so many values.
-    init(_ configuration: AdapterConfiguration, on backbone: any Backbone, seed: Seed, mostValues: Double) throws {
+    /// As the public form, for a method that trains no more than so many values, and for a folder that is loaded.
+    init(
+        _ configuration: AdapterConfiguration, on backbone: any Backbone, seed: Seed, mostValues: Double,
+        folder: StoredFolder? = nil
+    ) throws {
         var configuration = configuration
         try configuration.method.validate()
         configuration.method = configuration.method.resolved(seed: seed)
-        let points = try configuration.points(of: backbone)
+        var points = try configuration.points(of: backbone)
+        points.folder = folder
         let count = try configuration.method.trainedCount(in: points)
         guard count <= mostValues else {
             throw PEFTError("the settings ask for \(count) trained values, more than there can be; lower the rank")
         }
         attachment = try withoutGrad { try configuration.method.attach(to: points, seed: seed) }
+        indices = attachment.indices
         updates = attachment.updates
         others = attachment.others
         buffers = attachment.buffers
@@ -141,7 +151,10 @@ public final class Adapter {
     }
 
     /// The number of trained values.
-    public var parameterCount: Int { trainables.reduce(0) { $0 + $1.tensor.count } }
+    public var parameterCount: Int {
+        let own = attachment.trainables.reduce(0) { $0 + $1.tensor.count }
+        return trainables.reduce(0) { $0 + $1.tensor.count } - own + (attachment.trainedCount ?? own)
+    }
 
     /// Whether the updates are in the model's weights and not in its slots; see ``mergeIntoBackbone()``.
     public var isMerged: Bool { mergedPlaces != nil }
@@ -191,9 +204,8 @@ public final class Adapter {
         let merged = Attached(linear.weight, try weight.to(dtype: linear.weight.frozen.dtype))
         let own = try linear.bias.map { try trainedCopy(of: $0) ?? $0.values(dtype: .float32) }
         guard let values = try update.mergedBias(own) else { return [merged] }
-        guard let bias = linear.bias else {
-            throw PEFTError("\(linear.path) has no bias that the adapter's could be merged into")
-        }
+        // A layer without a bias has no place for one but its slot.
+        guard let bias = linear.bias else { return [merged, Attached(linear, RemainingBias(values))] }
         return [merged, Attached(bias, try values.detached().to(dtype: bias.frozen.dtype))]
     }
 
@@ -284,6 +296,7 @@ public final class Adapter {
             }
         } else {
             for trainable in trainables { tensors[trainable.name] = trainable.tensor }
+            for (name, tensor) in indices { tensors[name] = tensor }
         }
         return (configuration, tensors)
     }

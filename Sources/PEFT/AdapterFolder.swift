@@ -27,7 +27,10 @@ enum AdapterFolder {
     ) throws {
         try write(configuration, for: model, to: folder) { temporary in
             var wide = KeyedList<Tensor>()
-            for (name, tensor) in tensors { wide.appendIfNew(key: name, value: try tensor.to(dtype: .float32)) }
+            for (name, tensor) in tensors {
+                let dtype = tensor.dtype.isFloatingPoint ? DType.float32 : tensor.dtype
+                wide.appendIfNew(key: name, value: try tensor.to(dtype: dtype))
+            }
             try SafetensorsWriter.write(wide, to: joined(temporary, StoredTensors.plainName))
         }
     }
@@ -74,7 +77,7 @@ extension Adapter {
 
     /// As the public form, for a model whose pretrained values come from elsewhere.
     package static func load(
-        from folder: String, onto backbone: any Backbone, pretrained: (Parameter) throws -> Tensor
+        from folder: String, onto backbone: any Backbone, pretrained: @escaping (Parameter) throws -> Tensor
     ) throws -> Adapter {
         try AdapterFolder.requireFolder(folder)
         let configuration = try AdapterConfigurationFile.read(folder: folder)
@@ -84,7 +87,9 @@ extension Adapter {
             try type(of: configuration.method).folderFields.requireModel(
                 backbone.configuration, in: configuration.remaining)
             // Room for the comparison that names what is missing, but not for what no such file can hold.
-            adapter = try Adapter(configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored.count + 1e7)
+            adapter = try Adapter(
+                configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored.count + 1e7,
+                folder: StoredFolder(tensor: stored.tensorIfThere, pretrained: pretrained))
         } catch let error as PEFTError {
             throw PEFTError("\(folder): \(error)")
         }
@@ -98,12 +103,13 @@ extension Adapter {
     }
 
     private func fill(from stored: StoredTensors, pretrained: (Parameter) throws -> Tensor) throws {
-        var shapes = try stored.shapes()
+        var shapes = try stored.shapes(wholeNumbers: Set(indices.keys))
         if case .plain(let file) = stored {
             for (name, tensor) in file.tensors where try isPretrainedCopy(tensor, pretrained) { shapes[name] = nil }
         }
         var expected = KeyedList<Tensor>()
         for trainable in trainables { expected.appendIfNew(key: trainable.name, value: trainable.tensor) }
+        for (name, tensor) in indices { expected.appendIfNew(key: name, value: tensor) }
         try TensorAgreement(found: shapes, expected: expected).require(
             in: stored.path, blocks: backbone.configuration.numHiddenLayers)
         for (name, tensor) in expected { try tensor.overwrite(with: stored.tensor(name, start: tensor)) }
@@ -142,6 +148,7 @@ extension Adapter {
         var state = KeyedList<Tensor>()
         for trainable in trainables { state.appendIfNew(key: trainable.name, value: trainable.tensor) }
         for (name, buffer) in buffers { state.appendIfNew(key: name, value: buffer) }
+        for (name, tensor) in indices { state.appendIfNew(key: name, value: tensor) }
         return state
     }
 

@@ -1,6 +1,16 @@
 import Backbones
 import Torch
 
+/// What a method finds where its adapter is loaded and does not begin.
+///
+/// Trainable tensors are filled from the folder in any case; this is for what decides their shapes.
+public struct StoredFolder {
+    /// The tensor of a key in `adapter_model.safetensors`, or nil.
+    public let tensor: (String) throws -> Tensor?
+    /// The pretrained values of a parameter in fp32, also where the model in memory has none.
+    public let pretrained: (Parameter) throws -> Tensor
+}
+
 /// What a method may touch in a model: the selected places with their roles, and the sizes around them.
 public struct AttachPoints {
     /// The selected linear layers, in the checkpoint's order.
@@ -11,6 +21,8 @@ public struct AttachPoints {
     public let attentionStates: [AttentionState]
     /// The model, for what is one of a kind in it and for its parameters.
     public let backbone: any Backbone
+    /// The folder that is being loaded; nil where an adapter begins.
+    public internal(set) var folder: StoredFolder?
 
     /// Makes the points of a model.
     ///

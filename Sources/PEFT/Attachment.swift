@@ -48,6 +48,11 @@ public struct Attachment {
     public var copies: [(parameter: Parameter, tensor: Tensor)] = []
     /// Frozen tensors that belong to the adapter's state but not to its file, such as factors taken off the base.
     public var buffers: KeyedList<Tensor> = [:]
+    /// Whole numbers that belong to the adapter's file, such as which columns are trained; a folder that is loaded gives
+    /// them back through ``AttachPoints/folder``.
+    public var indices: KeyedList<Tensor> = [:]
+    /// The number of trained values where that is not the size of the trainable tensors.
+    public var trainedCount: Int?
     /// What the method does while it is trained, where that is more than to have gradients.
     public var hook: (any TrainingHook)?
     /// A scalar that is added to the loss of every optimiser step.

@@ -68,14 +68,15 @@ public struct Merger {
         let source = try mergedSource()
         let adapter = try Adapter.load(from: adapterFolder, onto: backbone) { try pretrained($0, from: source) }
         let plan = MergePlan(adapter, of: backbone, source: source)
+        let biases = try AddedBiases(adapter, of: backbone)
         var changes: [MergeReport.Change] = []
         try AtomicFolder.write(to: folder, replacing: replaces) { temporary in
-            try writeConfiguration(to: temporary, isUntied: plan.isUntied)
+            try writeConfiguration(to: temporary, isUntied: plan.isUntied, flags: biases.flags)
             try writeTokenizer(to: temporary)
-            changes = try writeTensors(plan, adapter, source, to: temporary, progress)
+            changes = try writeTensors(plan, biases, adapter, source, to: temporary, progress)
         }
         return try MergeReport(
-            folder: folder, base: baseName, changes: changes, tensorCount: plan.tensors.count,
+            folder: folder, base: baseName, changes: changes, tensorCount: plan.tensors.count + biases.tensors.count,
             isUntied: plan.isUntied)
     }
 
@@ -158,13 +159,18 @@ public struct Merger {
     }
 
     private func writeTensors(
-        _ plan: MergePlan, _ adapter: Adapter, _ source: any WeightSource, to folder: String,
+        _ plan: MergePlan, _ biases: AddedBiases, _ adapter: Adapter, _ source: any WeightSource, to folder: String,
         _ progress: (Int, Int) -> Void
     ) throws -> [MergeReport.Change] {
         var infos = KeyedList<SafetensorsInfo>()
         for tensor in plan.tensors {
             guard let type = SafetensorsType(outputDType(of: tensor.stored)) else { continue }
             infos.appendIfNew(key: tensor.name, value: SafetensorsInfo(type: type, shape: tensor.shape))
+        }
+        let biasDType = outputDType(of: MergePlan.embedding)
+        for (name, bias) in biases.tensors {
+            guard let type = SafetensorsType(biasDType) else { continue }
+            infos.appendIfNew(key: name, value: SafetensorsInfo(type: type, shape: bias.shape))
         }
         let shards = try SafetensorsShards(
             folder: folder, tensors: infos, metadata: ["format": "pt", "merged_into": baseName],
@@ -184,6 +190,11 @@ public struct Merger {
                 try shards.write(tensor.name, source.tensor(tensor.stored, dtype: dtype))
             }
             progress(index + 1, plan.tensors.count)
+        }
+        for (name, bias) in biases.tensors {
+            let (rounded, change) = try round(bias, from: bias.zerosLike(), to: biasDType, name)
+            changes.append(change)
+            try shards.write(name, rounded)
         }
         try shards.finish()
         return changes
@@ -219,9 +230,10 @@ public struct Merger {
         return (rounded, change)
     }
 
-    private func writeConfiguration(to folder: String, isUntied: Bool) throws {
+    private func writeConfiguration(to folder: String, isUntied: Bool, flags: [String]) throws {
         var json = checkpoint.configuration.json
         if isUntied { json["tie_word_embeddings"] = false }
+        for flag in flags { json[flag] = true }
         if let dtype = dtype ?? (checkpoint.gguf == nil ? nil : .float32) {
             json[json["dtype"] == nil && json["torch_dtype"] != nil ? "torch_dtype" : "dtype"] = .string("\(dtype)")
         }
@@ -271,7 +283,12 @@ private struct MergePlan {
             changed[parameter.path] = parameter
         }
         let isTied = backbone.configuration.tieWordEmbeddings
-        isUntied = isTied && (changed[Self.head] != nil || changed[Self.embedding] != nil)
+        // Both may be trained as one.
+        let copies = [Self.head, Self.embedding].map { name in
+            adapter.copies.first { $0.parameter.path == name }?.tensor
+        }
+        let isOne = copies[0] != nil && copies[0] === copies[1]
+        isUntied = isTied && !isOne && (changed[Self.head] != nil || changed[Self.embedding] != nil)
         var tensors: [Entry] = []
         // A tied head that lies in the checkpoint all the same is a copy of the embedding.
         for name in source.names where !(isTied && name == Self.head) {

@@ -124,11 +124,23 @@ public enum MethodRegistry {
             summary: "A short prompt, and a low-rank term on the embeddings by position.",
             paper: "2309.05173", kind: "D token stream", type: DePT.self, settings: [:]),
         Entry(
+            name: "bitfit", title: "BitFit", summary: "The biases of linear layers; zero ones where there are none.",
+            paper: "2106.10199", kind: "E selected parameters", type: BitFit.self, settings: [:]),
+        Entry(
+            name: "ln-tuning", title: "LN-tuning", summary: "The gains of norms.", paper: "2312.11420",
+            kind: "E selected parameters", type: LNTuning.self, settings: [:]),
+        Entry(
             name: "paca", title: "PaCA", summary: "A few random columns of each weight, trained in place.",
             paper: "2503.01905", kind: "E selected parameters", type: PaCA.self, settings: [:]),
         Entry(
             name: "s2ft", title: "S2FT", summary: "A few heads and channels of the whole model, trained in place.",
             paper: "2412.06289", kind: "E selected parameters", type: S2FT.self, settings: [:]),
+        Entry(
+            name: "id3", title: "ID3", summary: "Single scalars of the model, more of them with every step.",
+            paper: "2408.14470", kind: "E selected parameters", type: ID3.self, settings: [:]),
+        Entry(
+            name: "full", title: "Full fine-tuning", summary: "Every parameter, as a copy in fp32.",
+            paper: "1810.04805", kind: "E selected parameters", type: FullFineTuning.self, settings: [:]),
     ]
 
     /// The entry of a name.

@@ -89,6 +89,18 @@ extension LowRankUpdate {
     }
 }
 
+/// What stays of a merged update where the layer has no bias: the bias alone.
+final class RemainingBias: LinearAdapter {
+    private let values: Tensor
+
+    /// Keeps a bias `[out]`.
+    init(_ values: Tensor) { self.values = values }
+
+    func output(for input: Tensor, of linear: Linear, in context: Context) throws -> Tensor {
+        try linear.base(input) + values.detached().to(dtype: input.dtype)
+    }
+}
+
 /// The adapter of one layer: passes the layer's call on to a weight update.
 final class WeightSlot: LinearAdapter {
     private let update: any WeightUpdate

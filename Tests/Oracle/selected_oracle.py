@@ -168,3 +168,45 @@ def permuted(model_folder, tensors, ids, output, seed):
         w[name] = w[name].clone()
         w[name][:, : block.shape[1]] += block
     store(output, {"plain": plain, "logits": _logits(w, config, ids)})
+
+
+def largest_scores(tensors, count, exponent, epsilon, rule):
+    """The flat positions, over all tensors in order, of the scalars with the largest ID3 score, by a full sort."""
+    stored = load_file(tensors)
+    order = range(len(stored) // 2)
+    w = torch.cat([stored[f"w{i}"] for i in order]).double()
+    g = torch.cat([stored[f"g{i}"] for i in order]).double().abs()
+    if rule == "pafi":
+        score = -w.abs()
+    elif exponent == 0:
+        score = g
+    else:
+        score = g.clamp_min(1e-38).log() - exponent * (w.abs() + epsilon).log()
+    return sorted(torch.sort(score, descending=True, stable=True).indices[:count].tolist())
+
+
+def make_norms(model_folder, folder, seed, config):
+    """Saves an LN_TUNING adapter of peft's with random gains; returns its tensors and how many values it trains."""
+    from peft import LNTuningConfig, get_peft_model
+    from support import fresh_model, randomise
+
+    model = get_peft_model(fresh_model(model_folder), LNTuningConfig(task_type="CAUSAL_LM", **config))
+    randomise([(name, p) for name, p in model.named_parameters() if p.requires_grad], seed)
+    model.save_pretrained(folder)
+    return {
+        "trainable": model.get_nb_trainable_parameters()[0],
+        "tensors": list(load_file(Path(folder, "adapter_model.safetensors"))),
+    }
+
+
+def logits_with_norms(model_folder, adapter_folder, ids, output):
+    """Writes "logits" of the model with an adapter that peft loads; returns the keys on which they differ."""
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+    from support import fresh_model
+
+    model = PeftModel.from_pretrained(fresh_model(model_folder), adapter_folder).eval()
+    found = set(load_file(Path(adapter_folder, "adapter_model.safetensors")))
+    expected = set(get_peft_model_state_dict(model))
+    store(output, {"logits": model(input_ids=as_ids(ids), use_cache=False).logits})
+    return {"missing": sorted(expected - found), "unexpected": sorted(found - expected)}

@@ -313,7 +313,7 @@ struct AdapterFolderTests {
         let first = try randomAdapter(backbone, method: method.name, settings: method.settings)
         let second = try method.adapter(on: other, seed: 1)
         let state = first.state
-        #expect(state.count == first.trainables.count + first.buffers.count)
+        #expect(state.count == first.trainables.count + first.buffers.count + first.indices.count)
         try second.restore(state)
         #expect(try bits(withoutGrad { try backbone.logits(ids) }) == bits(withoutGrad { try other.logits(ids) }))
         #expect(second.trainables.allSatisfy { $0.tensor.requiresGrad })

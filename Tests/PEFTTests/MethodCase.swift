@@ -25,6 +25,8 @@ struct MethodCase: Sendable, CustomTestStringConvertible {
     var isSeeded = true
     /// Whether a step may leave some of the trainable tensors without a gradient.
     var trainsParts = false
+    /// Whether single scalars of the trainable tensors are trained: these alone are counted and saved.
+    var isSparse = false
 
     var testDescription: String { name }
 
@@ -41,6 +43,13 @@ struct MethodCase: Sendable, CustomTestStringConvertible {
         MethodCase(name: "loretta-rep", settings: ["r": 3], start: .withinRounding),
         MethodCase(name: "miss", settings: ["r": 8], isSeeded: false),
         MethodCase(name: "bone", settings: ["r": 4], isSeeded: false),
+        MethodCase(name: "bitfit", start: .withinRounding, isSeeded: false),
+        MethodCase(name: "ln-tuning", start: .withinRounding, isSeeded: false),
+        MethodCase(name: "full", start: .withinRounding, isSeeded: false),
+        MethodCase(name: "paca", isSeeded: false),
+        MethodCase(name: "s2ft", settings: ["ratio_o": 0.5, "ratio_d": 0.3]),
+        MethodCase(
+            name: "id3", settings: ["budget": 500], start: .withinRounding, isSeeded: false, isSparse: true),
         MethodCase(name: "ia3", isSeeded: false),
         MethodCase(name: "houlsby", start: .elsewhere),
         MethodCase(name: "pfeiffer", start: .elsewhere),
@@ -111,7 +120,7 @@ extension Backbone {
 
     /// The bytes of the pretrained values.
     func frozenBits() throws -> [[UInt8]] {
-        try parameters.map { $0.packed == nil ? try bits($0.frozen) : [] }
+        try parameters.map { try bits($0.values(dtype: $0.frozen.dtype)) }
     }
 }
 

@@ -61,7 +61,8 @@ public struct PTuning: Method {
         if let hiddenSize { try requirePositive(hiddenSize, "encoder_hidden_size") }
         try requireProbability(dropout, "encoder_dropout")
         guard dropout == 0 || network != .mlp else {
-            throw PEFTError("encoder_dropout: it acts between the layers of an LSTM; expected 0 for MLP, found \(dropout)")
+            throw PEFTError(
+                "encoder_dropout: it acts between the layers of an LSTM; expected 0 for MLP, found \(dropout)")
         }
     }
 

@@ -65,13 +65,14 @@ public struct PaCA: Method {
                 throw PEFTError("r: expected at most the \(layer.inFeatures) columns of \(layer.path), found \(r)")
             }
             let name = adapterKey(layer.path, "paca_indices")
-            var stream = seed.stream("\(layer.path).paca_indices")
-            let columns = try Tensor(stream.permutation(layer.inFeatures).prefix(r).sorted(), shape: [r])
-                .to(device: points.device)
+            let columns = try points.indices(name, below: layer.inFeatures, count: r) {
+                var stream = seed.stream("\(layer.path).paca_indices")
+                return stream.permutation(layer.inFeatures).prefix(r).sorted()
+            }
             let delta = try Trainable(
                 adapterKey(layer.path, "paca_delta"), Tensor.zeros([layer.outFeatures, r]), device: points.device)
             attachment.trainables.append(delta)
-            attachment.buffers[name] = columns
+            attachment.indices[name] = columns
             let update = ColumnUpdate(
                 values: delta.tensor, columns: columns, inFeatures: layer.inFeatures, scale: alpha / Double(r))
             attachment.updates.append((layer, update))

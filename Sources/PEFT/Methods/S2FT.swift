@@ -73,10 +73,9 @@ public struct S2FT: Method {
         var attachment = Attachment(trainables: [], updates: [])
         for (role, ratio) in ratios {
             let structures = points.linears(role).map(Structure.init)
-            for (structure, units) in zip(structures, drawn(ratio, of: structures, role, from: seed))
-            where !units.isEmpty {
-                let features = units.flatMap { unit in (0..<structure.width).map { unit * structure.width + $0 } }
-                try structure.train(features, in: &attachment, on: points.device)
+            let drawn = drawn(points.folder == nil ? ratio : 0, of: structures, role, from: seed)
+            for (structure, units) in zip(structures, drawn) {
+                try structure.train(units, in: &attachment, at: points)
             }
         }
         guard !attachment.updates.isEmpty else {
@@ -119,14 +118,19 @@ private struct Structure {
 
     init(_ layer: Linear) { self.layer = layer }
 
-    func train(_ features: [Int], in attachment: inout Attachment, on device: Device) throws {
-        let count = features.count
-        let indices = try Tensor(features, shape: [count]).to(device: device)
+    /// Trains drawn units, or those of the folder that is being loaded.
+    func train(_ units: [Int], in attachment: inout Attachment, at points: AttachPoints) throws {
+        let name = adapterKey(layer.path, "s2ft_indices")
+        let indices = try points.indices(name, below: isInput ? layer.inFeatures : layer.outFeatures) {
+            units.flatMap { unit in (0..<width).map { unit * width + $0 } }
+        }
+        let count = indices.count
+        guard count > 0 else { return }
         let block = try Trainable(
             adapterKey(layer.path, "s2ft_block"), Tensor.zeros(isInput ? [depth, count] : [count, depth]),
-            device: device)
+            device: points.device)
         attachment.trainables.append(block)
-        attachment.buffers[adapterKey(layer.path, "s2ft_indices")] = indices
+        attachment.indices[name] = indices
         let update: any WeightUpdate =
             isInput
             ? ColumnUpdate(values: block.tensor, columns: indices, inFeatures: layer.inFeatures)

@@ -43,13 +43,14 @@ enum StoredTensors {
 
     /// Names and shapes.
     ///
-    /// - Throws: `FormatError` for a tensor that is not of floating-point numbers.
-    func shapes() throws -> KeyedList<[Int]> {
+    /// - Parameter wholeNumbers: The tensors that need not be of floating-point numbers.
+    /// - Throws: `FormatError` for another tensor that is not.
+    func shapes(wholeNumbers: Set<String> = []) throws -> KeyedList<[Int]> {
         var shapes = KeyedList<[Int]>()
         switch self {
         case .plain(let file):
             for (name, tensor) in file.tensors {
-                guard let dtype = tensor.type.dtype, dtype.isFloatingPoint else {
+                guard let dtype = tensor.type.dtype, dtype.isFloatingPoint || wholeNumbers.contains(name) else {
                     throw FormatError(
                         file: path, place: .key(name),
                         "expected floating-point numbers, found dtype \(tensor.type.rawValue)")
@@ -68,6 +69,13 @@ enum StoredTensors {
         case .plain(let file): file.tensors.reduce(0) { $0 + Double($1.value.elementCount) }
         case .ternary(let file): Double(file.vector.count)
         }
+    }
+
+    /// A tensor as the plain file has it; nil where there is none.
+    ///
+    /// - Throws: `FormatError` when the file is damaged.
+    func tensorIfThere(_ name: String) throws -> Tensor? {
+        if case .plain(let file) = self { try file.tensors[name]?.tensor() } else { nil }
     }
 
     /// A tensor's values.
