@@ -103,6 +103,10 @@ struct TrainOptions: ParsableArguments {
     @Option(help: "Where to compute. (default: auto)")
     var device: DeviceChoice?
 
+    @Option(
+        help: "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits. (default: auto)")
+    var memory: MemoryUse?
+
     @Option(help: ArgumentHelp("Threads of one operator. (default: all cores)", valueName: "count"))
     var threads: Int?
 
@@ -160,6 +164,7 @@ struct TrainOptions: ParsableArguments {
         take(quantization, \.quantization)
         take(doubleQuant, \.doubleQuant)
         take(device, \.device)
+        if let memory { (recipe.memory, recipe.gradientCheckpointing) = (memory, nil) }
         take(threads, \.threads)
     }
 
@@ -179,3 +184,4 @@ struct TrainOptions: ParsableArguments {
 }
 
 extension Schedule.Shape: ExpressibleByArgument {}
+extension MemoryUse: ExpressibleByArgument {}

@@ -247,10 +247,12 @@ public final class Adapter {
 
     /// Tells the method how long it will be trained; the trainer calls it, and a training loop of one's own has to.
     ///
-    /// - Parameter totalSteps: The optimiser steps of the whole run.
-    /// - Throws: `PEFTError` when the method's schedule does not fit into them.
-    public func trainingBegins(totalSteps: Int) throws {
-        try attachment.hook?.trainingBegins(totalSteps: totalSteps)
+    /// - Parameters:
+    ///   - totalSteps: The optimiser steps of the whole run.
+    ///   - probe: The loss of training rows, for methods that judge by it.
+    /// - Throws: `PEFTError` when the method's schedule does not fit into them, or the method needs a probe.
+    public func trainingBegins(totalSteps: Int, probe: LossProbe? = nil) throws {
+        try attachment.hook?.trainingBegins(totalSteps: totalSteps, probe: probe)
         knowsSchedule = true
     }
 

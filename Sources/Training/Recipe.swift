@@ -66,6 +66,10 @@ public struct Recipe: Sendable {
     public var doubleQuant = true
     /// Where the model runs.
     public var device = DeviceChoice.auto
+    /// What a run does with memory: whether blocks are computed again in the backward pass instead of being kept.
+    public var memory = MemoryUse.auto
+    /// The blocks that are computed again; nil: ``memory`` decides.
+    public var gradientCheckpointing: GradientCheckpointing?
     /// Every random number of the run comes from it.
     public var seed = 42
     /// Processor threads of one operator; nil: as many as the engine chooses.
@@ -129,6 +133,8 @@ public struct Recipe: Sendable {
         Field("quantization", \.quantization, "how frozen weights are held"),
         Field("double_quant", \.doubleQuant, "whether the scales of nf4 are quantised, too"),
         Field("device", \.device, "where the model runs"),
+        Field("memory", \.memory, "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits"),
+        Field("gradient_checkpointing", \.gradientCheckpointing, "which blocks those are; else memory decides"),
         Field("seed", \.seed, "every random number of the run comes from it"),
         Field("threads", \.threads, "processor threads of one operator"),
         Field("eval_steps", \.evalSteps, "optimiser steps between evaluations; else before and after the run only"),
@@ -169,6 +175,11 @@ public struct Recipe: Sendable {
         ] { try positive(value, key) }
         if loadBestModelAtEnd, evalData == nil {
             throw TrainingError("load_best_model_at_end needs held-out rows to tell the best by; give eval_data")
+        }
+        if let gradientCheckpointing, let implied = memory.checkpointing, implied != gradientCheckpointing {
+            throw TrainingError(
+                "memory is \(memory.rawValue), but gradient_checkpointing is \(gradientCheckpointing.json.compact); give "
+                    + "one of them")
         }
         if let epochs {
             try within(epochs, "epochs", .leastNonzeroMagnitude..<1e6, "a positive number below a million")

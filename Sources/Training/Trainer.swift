@@ -11,6 +11,7 @@ import Torch
 /// Under torchrun, or another launcher that sets its variables, the processes share each step's rows and learn what one
 /// process would; see `LaunchEnvironment`.
 public final class Trainer {
+    private let setup: TrainingSetup
     private let recipe: Recipe
     private let model: LanguageModel
     private let adapter: Adapter
@@ -116,6 +117,7 @@ public final class Trainer {
         showsProgress: Bool
     ) throws {
         try peers?.requireSame(setup)
+        self.setup = setup
         recipe = setup.recipe
         model = setup.model
         adapter = setup.adapter
@@ -175,7 +177,7 @@ public final class Trainer {
 
     private func run() throws -> TrainingResult {
         do {
-            return try Memory.keepingBlocks(runToTheEnd)
+            return try Memory.keepingBlocks { try setup.checkpointing(runToTheEnd) }
         } catch let error as ProcessGroupError {
             // A step is taken by all or none, so the state is that of the last whole step.
             if folder != nil, state.step > 0, savedStep != state.step {
@@ -187,7 +189,7 @@ public final class Trainer {
 
     private func runToTheEnd() throws -> TrainingResult {
         let interruption = Interruption(endsAtSecond: peers == nil)
-        try adapter.trainingBegins(totalSteps: totalSteps)
+        try adapter.trainingBegins(totalSteps: totalSteps, probe: gradientStep.probe(setup.probeRows))
         let before = state.step == 0 ? try evaluate() : nil
         while state.step < totalSteps, !(peers == nil ? interruption.isRequested : agreed.stop) {
             try takeProfiledStep(interruption)

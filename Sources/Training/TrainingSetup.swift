@@ -5,7 +5,7 @@ import Torch
 /// A recipe made real: model, adapter and data in memory, ready for the first step or for a plan.
 struct TrainingSetup {
     /// The recipe with every setting written down.
-    let recipe: Recipe
+    private(set) var recipe: Recipe
     let model: LanguageModel
     let adapter: Adapter
     let data: Dataset
@@ -38,6 +38,7 @@ struct TrainingSetup {
         if let evalData { try recipe.evalLayout.requireRoom(for: evalData) }
         self.recipe = try recipe.completed(model.backbone, adapter.configuration)
         try adapter.attach()
+        self.recipe.gradientCheckpointing = try decidedCheckpointing()
     }
 
     /// The rows of one optimiser step.
@@ -51,6 +52,12 @@ struct TrainingSetup {
     /// The rows of each epoch.
     var epochRows: EpochRows {
         EpochRows(data.summaries.map { ($0.kept, $0.source.weight) }, seed: Seed(UInt64(recipe.seed)))
+    }
+
+    /// The rows by which a method judges, in another order than the run's.
+    var probeRows: EpochRows {
+        var stream = Seed(UInt64(recipe.seed)).stream("probe")
+        return EpochRows(data.summaries.map { ($0.kept, $0.source.weight) }, seed: Seed(stream.next()))
     }
 
     /// The optimiser steps of the whole run.

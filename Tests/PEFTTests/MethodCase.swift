@@ -64,6 +64,8 @@ struct MethodCase: Sendable, CustomTestStringConvertible {
             name: "p-tuning",
             settings: ["encoder_hidden_size": 24, "encoder_reparameterization_type": "LSTM"], start: .elsewhere),
         MethodCase(name: "dept", settings: ["r": 4, "max_length": 20], start: .elsewhere),
+        MethodCase(name: "meft", start: .elsewhere),
+        MethodCase(name: "ist", settings: ["update_layers": 1], trainsParts: true),
         MethodCase(name: "adalora", settings: ["init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 2]),
     ]
 
