@@ -31,14 +31,18 @@ struct ModelOptions: ParsableArguments {
 
     /// Loads the model and puts the adapter to work in it.
     ///
-    /// - Parameter keepsBlocks: For generating text: multiplies the blocks of a GGUF file as they are.
+    /// - Parameters:
+    ///   - keepsBlocks: For generating text: multiplies the blocks of a GGUF file as they are.
+    ///   - classifies: Whether the adapter may be one that tells texts apart.
     /// - Throws: What is wrong with the model or the adapter, or what the machine lacks.
-    func load(keepsBlocks: Bool = false) throws -> LanguageModel {
-        guard adapter.count < 2 else {
+    func load(keepsBlocks: Bool = false, classifies: Bool = false) throws -> LanguageModel {
+        guard self.adapter.count < 2 else {
             throw ValidationError("--adapter: give one; several go with 'graft generate --rows', 'graft combine' makes one.")
         }
         let model = try loadModel(keepsBlocks: keepsBlocks)
-        if let adapter = adapter.first { _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone) }
+        guard let adapter = self.adapter.first else { return model }
+        if classifies { return try model.adapted(from: adapterFolder(adapter)).model }
+        _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone)
         return model
     }
 
