@@ -172,14 +172,14 @@ import Torch
         }
     }
 
-    @Test("merge([a],[1]) == a for each method, or a refusal", arguments: EveryMethodTests.names)
-    func mergeOfOneIsItself(name: String) throws {
+    @Test("merge([a],[1]) == a for each method, or a refusal", arguments: MethodCase.all)
+    func mergeOfOneIsItself(method: MethodCase) throws {
+        let name = method.name
         let model = SmallModel(hidden: 64, heads: 4, keyValueHeads: 2, headDim: 16, intermediate: 80)
         let backbone = try model.backbone()
         let ids = try model.tokens()
-        let hasRank = try MethodRegistry.entry(name).make().settings["r"] != nil
         try withTemporaryFolder { folder in
-            let adapter = try adapter(name, hasRank ? ["r": 4] : [:], on: backbone)
+            let adapter = try method.adapter(on: backbone)
             try adapter.randomise(seed: 6)
             let expected = try backbone.logits(ids)
             try adapter.save(to: folder("a"))

@@ -94,10 +94,18 @@ import Torch
         }
     }
 
-    @Test(arguments: EveryMethodTests.names) func everyMethodComesBackAsItsStartAndSigns(name: String) throws {
+    @Test(arguments: MethodCase.all) func everyMethodComesBackAsItsStartAndSigns(method: MethodCase) throws {
         let backbone = try SmallModel().backbone()
         try withTemporaryFolder { folder in
-            try saved(name, on: backbone, to: folder("plain"))
+            try saved(method.name, method.settings, on: backbone, to: folder("plain"))
+            let plain = try SafetensorsFile(path: folder("plain/adapter_model.safetensors"))
+            if plain.tensors.contains(where: { $0.value.type.dtype == .int64 }) {
+                let sentence = refusal {
+                    _ = try AdapterCompression(density: 0.2).compress(folder("plain"), to: folder("small")) { backbone }
+                }
+                #expect(sentence.contains("holds positions") && sentence.contains("are not compressed"))
+                return
+            }
             let report = try AdapterCompression(density: 0.2, alpha: 2).compress(
                 folder("plain"), to: folder("small")
             ) { backbone }
