@@ -8,7 +8,7 @@ from support import ROOT, median
 
 RAW, PAGE, CHART = (ROOT / "docs" / name for name in ("benchmarks.json", "benchmarks.md", "benchmarks.svg"))
 BEGIN, END = "<!-- figures: written by `make bench` -->", "<!-- /figures -->"
-HEADER = ["figure", "Graft", "against", "ratio", "spread", "rounds", "bar", "aim", "reached"]
+HEADER = ["figure", "Graft", "against", "ratio", "spread", "rounds", "by processor time", "bar", "aim", "reached"]
 
 
 # Raw rows
@@ -58,6 +58,7 @@ def cells(name, row):
         f"{figure.ratio(row):.2f}",
         f"{min(ratios):.2f} to {max(ratios):.2f}" if len(ratios) > 1 else "-",
         str(max(map(len, [row["pairs"], *row.get("points", {}).values()]))),
+        f"{figure.ratio(row, 'processor'):.2f}" if "processor" in row else "-",
         figure.bound(figure.bar),
         figure.bound(figure.aim),
         figure.verdict(row),

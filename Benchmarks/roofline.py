@@ -5,6 +5,7 @@ shape the quickest of four, with the weight as it is and in the layout of oneDNN
 that of the run's other steps, which nothing observes.
 """
 
+import functools
 import re
 
 from support import LENGTH, ROWS, long_rows, lora_settings, median, step_words, train
@@ -26,6 +27,6 @@ def measure(dtype, folder, rounds):
 
 
 MEASUREMENTS = {
-    "roofline-bf16": lambda folder, rounds: measure("bfloat16", folder, rounds),
-    "roofline-fp32": lambda folder, rounds: measure("float32", folder, rounds),
+    "roofline-bf16": functools.partial(measure, "bfloat16"),
+    "roofline-fp32": functools.partial(measure, "float32"),
 }

@@ -16,7 +16,7 @@ struct LoRAXS: Method {
     func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
         var attachment = Attachment(trainables: [], updates: [])
         for layer in points.linears {
-            let svd = try callTensors("aten::linalg_svd", layer.weight.frozen.to(dtype: .float32), false)
+            let svd = try callTensors("aten::linalg_svd", layer.weight.values(dtype: .float32), false)
             let strengths = try svd[1].narrowed(0, start: 0, length: r).unsqueezed(1)  // [r, 1]
             let down = try strengths * svd[2].narrowed(0, start: 0, length: r)  // [r, in]
             let up = try svd[0].narrowed(1, start: 0, length: r)  // [out, r]

@@ -33,6 +33,31 @@ public protocol BlockExecution: AnyObject {
     ///   - pass: What the blocks share.
     /// - Returns: The stream behind the last, of the same shape.
     func run(_ blocks: [any TransformerBlock], _ states: Tensor, _ pass: BlockPass) throws -> Tensor
+    /// What is kept of blocks for the backward pass instead of all that they compute; by default nothing is saved.
+    ///
+    /// - Parameters:
+    ///   - blocks: The blocks that need a gradient.
+    ///   - width: The bytes of an element of the stream.
+    func memory(blocks: Int, width: Int) -> BlockMemory
+}
+
+/// What an execution keeps for the backward pass instead of all that blocks compute.
+public struct BlockMemory {
+    /// The blocks of which nothing else is kept, counted from the lowest that needs a gradient.
+    public let recomputed: Int
+    /// The bytes that are kept in their place for each element of the stream.
+    public let keptBytes: Int
+
+    /// Makes a description.
+    public init(recomputed: Int, keptBytes: Int) {
+        self.recomputed = recomputed
+        self.keptBytes = keptBytes
+    }
+}
+
+extension BlockExecution {
+    /// Everything that blocks compute is kept.
+    public func memory(blocks: Int, width: Int) -> BlockMemory { BlockMemory(recomputed: 0, keptBytes: 0) }
 }
 
 /// The blocks of a model, with a slot for the way in which they are run.

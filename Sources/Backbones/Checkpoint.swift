@@ -77,6 +77,11 @@ public struct Checkpoint {
             configuration, weights: LlamaWeights(source, dtype: dtype, device: device, form: form))
     }
 
+    /// What an adapter was merged into to make this model, in words, where its files say so.
+    public var mergedInto: String? {
+        (source as? SafetensorsSource)?.checkpoint.files.first?.metadata["merged_into"]
+    }
+
     /// Whether there are matrices of quantised blocks.
     public var hasBlocks: Bool {
         get throws { try source.names.contains { try source.blocks($0) != nil } }

@@ -131,6 +131,9 @@ public final class Linear {
     ///
     /// - Throws: `TorchError` when the input's size differs; what the adapter throws.
     public func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
-        try Linear.outputs(of: [self], for: input, context)[0]
+        guard !context.usesAdapters, parameters.contains(where: { $0.replacement != nil }) else {
+            return try Linear.outputs(of: [self], for: input, context)[0]
+        }
+        return try parameters.pretrained { try Linear.outputs(of: [self], for: input, context)[0] }
     }
 }

@@ -16,6 +16,18 @@ struct TrainOptions: ParsableArguments {
 
     @OptionGroup(title: "Rows") var rows: RowOptions
 
+    @Option(
+        help: ArgumentHelp(
+            "What to learn: sft (write), dpo (prefer) or classification (tell apart). (default: sft)",
+            valueName: "name"))
+    var objective: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "A setting of the objective, or of what is added to its loss, such as beta=0.2; may be repeated.",
+            valueName: "key=value"))
+    var objectiveSet: [String] = []
+
     @Option(help: ArgumentHelp("How to adapt; 'graft methods' lists the names. (default: lora)", valueName: "name"))
     var method: String?
 
@@ -103,12 +115,19 @@ struct TrainOptions: ParsableArguments {
     @Option(help: "Where to compute. (default: auto)")
     var device: DeviceChoice?
 
+    @Option(
+        help: "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits. (default: auto)")
+    var memory: MemoryUse?
+
     @Option(help: ArgumentHelp("Threads of one operator. (default: all cores)", valueName: "count"))
     var threads: Int?
 
     func validate() throws {
         for text in set where text.split(separator: "=", maxSplits: 1).count < 2 || text.hasPrefix("=") {
             throw ValidationError("--set takes key=value, such as --set r=16; found \"\(text)\".")
+        }
+        for text in objectiveSet where text.split(separator: "=", maxSplits: 1).count < 2 || text.hasPrefix("=") {
+            throw ValidationError("--objective-set takes key=value, such as --objective-set beta=0.2; found \"\(text)\".")
         }
         if steps != nil && epochs != nil { throw ValidationError("Give either --steps or --epochs.") }
         if warmupSteps != nil && warmupRatio != nil {
@@ -132,6 +151,7 @@ struct TrainOptions: ParsableArguments {
         rows.apply(to: &recipe)
         take(evalData, \.evalData)
         try takeMethod(&recipe)
+        takeObjective(&recipe)
         // Of two ways to say one thing, the one that was given now counts.
         if steps != nil { recipe.epochs = nil }
         if epochs != nil { recipe.steps = nil }
@@ -160,6 +180,7 @@ struct TrainOptions: ParsableArguments {
         take(quantization, \.quantization)
         take(doubleQuant, \.doubleQuant)
         take(device, \.device)
+        if let memory { (recipe.memory, recipe.gradientCheckpointing) = (memory, nil) }
         take(threads, \.threads)
     }
 
@@ -171,11 +192,25 @@ struct TrainOptions: ParsableArguments {
             recipe.method = try MethodRegistry.entry(method).name
             recipe.settings = kept
         }
-        for text in set {
+        Self.take(set, into: &recipe.settings)
+    }
+
+    /// Another objective than the recipe's keeps none of the other one's settings.
+    private func takeObjective(_ recipe: inout Recipe) {
+        if let objective, objective != recipe.objective {
+            recipe.objective = objective
+            recipe.objectiveSettings = [:]
+        }
+        Self.take(objectiveSet, into: &recipe.objectiveSettings)
+    }
+
+    private static func take(_ given: [String], into settings: inout KeyedList<JSON>) {
+        for text in given {
             let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
-            recipe.settings[parts[0]] = (try? JSON.parse(parts[1])) ?? .string(parts[1])
+            settings[parts[0]] = (try? JSON.parse(parts[1])) ?? .string(parts[1])
         }
     }
 }
 
 extension Schedule.Shape: ExpressibleByArgument {}
+extension MemoryUse: ExpressibleByArgument {}

@@ -125,6 +125,7 @@ public final class Adapter {
         var configuration = configuration
         try configuration.method.validate()
         configuration.method = configuration.method.resolved(seed: seed)
+        if let classifier = backbone as? SequenceClassifier { configuration.selection.train(head: classifier.head.path) }
         var points = try configuration.points(of: backbone)
         points.folder = folder
         let count = try configuration.method.trainedCount(in: points)
@@ -187,20 +188,23 @@ public final class Adapter {
         guard !isMerged else { return }
         try requireMergeable()
         try requireFree()
-        let merged = try withoutGrad {
-            try updates.flatMap { try Self.merged($0.linear, $0.update) } + copies.map { Attached($0.0, $0.1) }
+        let replacements = try withoutGrad {
+            let updated = try updates.flatMap { try merged($0.linear, $0.update) }
+            let plain = copies.filter { copy in !updated.contains { $0.point === copy.parameter } }
+            return updated + plain.map { Attached($0.parameter, $0.tensor) }
         }
         try attach()
         for place in places { place.clear() }
-        for place in merged { place.fill() }
-        mergedPlaces = merged
+        for place in replacements { place.fill() }
+        mergedPlaces = replacements
     }
 
     /// A layer's weight, and its bias where that changes, with an update in it.
-    private static func merged(_ linear: Linear, _ update: any WeightUpdate) throws -> [Attached] {
+    private func merged(_ linear: Linear, _ update: any WeightUpdate) throws -> [Attached] {
         let weight = try update.merged(into: linear.weight.values(dtype: .float32)).detached()
         let merged = Attached(linear.weight, try weight.to(dtype: linear.weight.frozen.dtype))
-        guard let values = try update.mergedBias(linear.bias?.values(dtype: .float32)) else { return [merged] }
+        let own = try linear.bias.map { try trainedCopy(of: $0) ?? $0.values(dtype: .float32) }
+        guard let values = try update.mergedBias(own) else { return [merged] }
         // A layer without a bias has no place for one but its slot.
         guard let bias = linear.bias else { return [merged, Attached(linear, RemainingBias(values))] }
         return [merged, Attached(bias, try values.detached().to(dtype: bias.frozen.dtype))]
@@ -244,10 +248,12 @@ public final class Adapter {
 
     /// Tells the method how long it will be trained; the trainer calls it, and a training loop of one's own has to.
     ///
-    /// - Parameter totalSteps: The optimiser steps of the whole run.
-    /// - Throws: `PEFTError` when the method's schedule does not fit into them.
-    public func trainingBegins(totalSteps: Int) throws {
-        try attachment.hook?.trainingBegins(totalSteps: totalSteps)
+    /// - Parameters:
+    ///   - totalSteps: The optimiser steps of the whole run.
+    ///   - probe: The loss of training rows, for methods that judge by it.
+    /// - Throws: `PEFTError` when the method's schedule does not fit into them, or the method needs a probe.
+    public func trainingBegins(totalSteps: Int, probe: LossProbe? = nil) throws {
+        try attachment.hook?.trainingBegins(totalSteps: totalSteps, probe: probe)
         knowsSchedule = true
     }
 
@@ -307,8 +313,9 @@ public final class Adapter {
     /// - Throws: `TorchError` when memory is short.
     public func merged(_ parameter: Parameter, pretrained: Tensor? = nil) throws -> Tensor? {
         try withoutGrad {
+            let copy = try trainedCopy(of: parameter)
             func values() throws -> Tensor {
-                try pretrained?.to(dtype: .float32) ?? parameter.values(dtype: .float32)
+                try copy ?? pretrained?.to(dtype: .float32) ?? parameter.values(dtype: .float32)
             }
             if let update = updates.first(where: { $0.linear.weight === parameter })?.update {
                 return try update.merged(into: values()).detached()
@@ -318,8 +325,13 @@ public final class Adapter {
             {
                 return try bias.detached()
             }
-            return try copies.first { $0.parameter === parameter }?.tensor.detached()
+            return copy
         }
+    }
+
+    /// A parameter's values where it is trained as a copy, which an update can act on as well.
+    private func trainedCopy(of parameter: Parameter) throws -> Tensor? {
+        try copies.first { $0.parameter === parameter }?.tensor.detached()
     }
 
     private static func copies(

@@ -30,6 +30,23 @@ public struct Field<Root>: Sendable {
     }
 }
 
+extension Field {
+    /// The same hyper-parameter of a method that has this one's within it.
+    func within<Outer>(_ place: any WritableKeyPath<Outer, Root> & Sendable) -> Field<Outer> {
+        Field<Outer>(
+            name: name, summary: summary, form: form, read: { read($0[keyPath: place]) },
+            write: { write(&$0[keyPath: place], $1) })
+    }
+
+    fileprivate init(
+        name: String, summary: String, form: String, read: @escaping @Sendable (Root) -> JSON,
+        write: @escaping @Sendable (inout Root, JSON) -> Bool
+    ) {
+        (self.name, self.summary, self.form) = (name, summary, form)
+        (self.read, self.write) = (read, write)
+    }
+}
+
 /// A value that a hyper-parameter can have.
 public protocol FieldValue: Sendable {
     /// What values look like, for messages: "expected ...".

@@ -178,9 +178,10 @@ public struct Merger {
         var changes: [MergeReport.Change] = []
         for (index, tensor) in plan.tensors.enumerated() {
             let dtype = outputDType(of: tensor.stored)
-            if let parameter = tensor.changed {
-                let base = try source.tensor(tensor.stored, dtype: .float32)
-                let merged = try adapter.merged(parameter, pretrained: base) ?? base
+            if let parameter = tensor.changed,
+                case let base = try source.tensor(tensor.stored, dtype: .float32),
+                let merged = try adapter.merged(parameter, pretrained: base)
+            {
                 var (rounded, change) = try round(merged, from: base, to: dtype, tensor.name)
                 change.quantisation = try quantisationGap(tensor.stored, linear: parameter)
                 changes.append(change)
@@ -268,7 +269,7 @@ private struct MergePlan {
         /// The name in the base checkpoint.
         let stored: String
         let shape: [Int]
-        /// The parameter that the adapter changes, or nil.
+        /// The parameter that the adapter may change, or nil.
         let changed: Parameter?
     }
 
@@ -278,7 +279,7 @@ private struct MergePlan {
 
     init(_ adapter: Adapter, of backbone: any Backbone, source: any WeightSource) {
         var changed: [String: Parameter] = [:]
-        for parameter in adapter.updates.map(\.linear.weight) + adapter.copies.map(\.parameter) {
+        for parameter in adapter.updates.flatMap(\.linear.parameters) + adapter.copies.map(\.parameter) {
             changed[parameter.path] = parameter
         }
         let isTied = backbone.configuration.tieWordEmbeddings

@@ -141,6 +141,12 @@ public enum MethodRegistry {
         Entry(
             name: "full", title: "Full fine-tuning", summary: "Every parameter, as a copy in fp32.",
             paper: "1810.04805", kind: "E selected parameters", type: FullFineTuning.self, settings: [:]),
+        Entry(
+            name: "meft", title: "MEFT", summary: "Reversible blocks of two coupled streams, trained by adapters.",
+            paper: "2306.00477", kind: "G block execution", type: MEFT.self, settings: [:]),
+        Entry(
+            name: "ist", title: "IST", summary: "LoRA of which each step trains a few layers, drawn by a learnt score.",
+            paper: "2410.11772", kind: "I training hook", type: IST.self, settings: [:]),
     ]
 
     /// The entry of a name.

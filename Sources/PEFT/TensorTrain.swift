@@ -29,8 +29,8 @@ struct TensorTrain {
         modes.indices.map { [$0 == 0 ? 1 : rank, modes[$0], $0 == modes.count - 1 ? 1 : rank] }
     }
 
-    /// The entries of the cores.
-    var count: Int { coreShapes.reduce(0) { $0 + $1.reduce(1, *) } }
+    /// The entries of the cores, whatever the rank.
+    var count: Double { coreShapes.reduce(0) { $0 + $1.reduce(1) { $0 * Double($1) } } }
 
     /// Random cores, for which every entry of the matrix has mean 0 and a given variance.
     ///

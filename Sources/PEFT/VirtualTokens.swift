@@ -104,7 +104,9 @@ class PromptSlot: EmbeddingAdapter {
         (self.virtualTokens, self.dtype, self.table) = (virtualTokens, dtype, table)
     }
 
-    func prompt(for embedding: TokenEmbedding, in context: Context) throws -> Tensor? { try table(context).to(dtype: dtype) }
+    func prompt(for embedding: TokenEmbedding, in context: Context) throws -> Tensor? {
+        try table(context).to(dtype: dtype)
+    }
 
     func embeddings(_ embedded: Tensor, at positions: Tensor, in context: Context) throws -> Tensor { embedded }
 }

@@ -94,6 +94,45 @@ public enum Memory {
         return Int(peak)
     }
 
+    /// The bytes that the process could still take: of main memory within the limits of its control group, or of an
+    /// accelerator.
+    ///
+    /// - Returns: The bytes, or nil where the system does not tell.
+    /// - Throws: `TorchError` when the device is not there.
+    public static func available(on device: Device = .cpu) throws -> Int? {
+        guard device == .cpu else {
+            let bytes: Int = try callTensor("graft::available_bytes", device).item()
+            return bytes < 0 ? nil : bytes
+        }
+        let free = fileNumber("/proc/meminfo", after: "MemAvailable:").map { $0 * 1024 }
+        let group = [
+            ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        ].compactMap { limit, usage -> Int? in
+            guard let limit = fileNumber(limit), let used = fileNumber(usage) else { return nil }
+            return max(0, limit - used)
+        }
+        return ([free].compactMap { $0 } + group).min()
+    }
+
+    /// Runs `body` with a way to ask how many bytes tensors have taken on this thread since, and not given back: now, and
+    /// at most.
+    ///
+    /// - Throws: `TorchError` when this thread's memory is being watched already, and what `body` throws.
+    package static func watching<Result>(
+        _ body: (_ held: () throws -> (now: Int, peak: Int)) throws -> Result
+    ) throws -> Result {
+        // Only the allocator that keeps blocks counts.
+        try keepingBlocks {
+            try call("graft::held_begin")
+            defer { _ = try? call("graft::held_end") }
+            return try body {
+                let values: [Int] = try callTensor("graft::held_bytes").values()
+                return (values[0], values[1])
+            }
+        }
+    }
+
     /// Lets the peak start again from what is held now (on the CPU only where the system allows it: Linux).
     ///
     /// - Throws: `TorchError` when the device is not there.
@@ -121,20 +160,23 @@ public enum Memory {
     /// What ``keepingBlocks(_:)`` may keep beyond the most that was in use at once, in bytes.
     package static let keptBytes = 32 << 20
 
-    private static func statusBytes(_ field: String) -> Int? {
-        guard let file = fopen("/proc/self/status", "r") else { return nil }
+    /// The first whole number of a file, or that behind a word at the beginning of a line.
+    private static func fileNumber(_ path: String, after word: String? = nil) -> Int? {
+        guard let file = fopen(path, "r") else { return nil }
         defer { fclose(file) }
         var line = [CChar](repeating: 0, count: 256)
         while fgets(&line, Int32(line.count), file) != nil {
             let text = line.withUnsafeBufferPointer {
                 String(decoding: $0.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
             }
-            guard text.hasPrefix(field) else { continue }
-            return text.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first.flatMap { Int($0) }.map {
-                $0 * 1024
-            }
+            guard text.hasPrefix(word ?? "") else { continue }
+            return text.split(whereSeparator: \.isWhitespace).compactMap { Int($0) }.first
         }
         return nil
+    }
+
+    private static func statusBytes(_ field: String) -> Int? {
+        fileNumber("/proc/self/status", after: field).map { $0 * 1024 }
     }
 
     private static func peakFromUsage() -> Int {

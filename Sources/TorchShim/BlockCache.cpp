@@ -126,6 +126,7 @@ BlockCache &cache() {
 }
 
 void release(void *data) {
+    noteReleased(data);
     if (data && !cache().giveUp(data)) c10::free_cpu(data);
 }
 
@@ -134,6 +135,7 @@ class CachingAllocator final : public c10::Allocator {
     c10::DataPtr allocate(size_t bytes) override {
         noteAllocation(bytes);
         void *data = bytes < kSmallest || keepers == 0 ? c10::alloc_cpu(bytes) : cache().take(bytes);
+        noteTaken(data, bytes);
         return {data, data, &release, c10::Device(c10::kCPU)};
     }
 

@@ -48,6 +48,8 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
         const auto shared = down.defined() ? product(x, down) : at::Tensor();  // [rows, ranks]
         auto shape = input.sizes().vec();
         variable_list outputs, saved(factors.begin(), factors.end());
+        // Factors that are not trained, now or at all, need neither input nor inner product to be kept.
+        const bool trains = std::any_of(factors.begin(), factors.end(), [](auto &factor) { return factor.requires_grad(); });
         int64_t start = 0;
         for (size_t i = 0; i < layers.weights.size(); ++i) {
             at::Tensor update;
@@ -61,12 +63,14 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
                     inner = product(x * flat(layers.masks[i]), factors[layers.places[i]].to(dtype));
                 }
                 update = product(inner, up);
-                saved.push_back(inner);
+                if (trains) saved.push_back(inner);
             }
             shape.back() = layers.weights[i].size(0);
             outputs.push_back(product(x, unpacked(layers.weights[i]), layers.biases[i], update).view(shape));
         }
-        if (factors.size() > 0) saved.push_back(x);
+        if (trains) saved.push_back(x);
+        context->saved_data["factors"] = int64_t(factors.size());
+        context->saved_data["trains"] = trains;
         context->save_for_backward(std::move(saved));
         context->saved_data["layers"] = c10::IValue::make_capsule(all);
         context->saved_data["shape"] = input.sizes().vec();
@@ -78,7 +82,8 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
         const auto all = c10::static_intrusive_pointer_cast<Layers>(context->saved_data["layers"].toCapsule());
         const auto &layers = *all;
         const auto saved = context->get_saved_variables();
-        const size_t factorCount = saved.empty() ? 0 : (saved.size() - 1) / 3 * 2;
+        const auto factorCount = size_t(context->saved_data["factors"].toInt());
+        const bool trains = context->saved_data["trains"].toBool();
         const bool wantsInput = context->needs_input_grad(0);
         variable_list results(2 + factorCount);
         at::Tensor gradient;  // [rows, in]
@@ -91,11 +96,16 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
             const auto outer = flat(outers[i]);
             if (layers.isAdapted(i)) {
                 const auto place = layers.places[i];
-                const auto &x = saved.back(), &inner = saved[factorCount + index];
                 const auto &down = saved[place], &up = saved[place + 1];
-                const auto dtype = x.scalar_type();
+                const auto dtype = layers.weights[i].scalar_type();
                 // y = (x m) A^T (s B)^T: with dt = dy s B, dB = s dy^T t, dA = dt^T (x m), dx = (dt A) m.
-                results[2 + place + 1] = product(inner.t(), outer.t()).t().to(up.scalar_type()).mul_(layers.scales[i]);
+                if (trains) {
+                    const auto &inner = saved[factorCount + index];
+                    results[2 + place + 1] =
+                        product(inner.t(), outer.t()).t().to(up.scalar_type()).mul_(layers.scales[i]);
+                } else if (!wantsInput) {
+                    continue;
+                }
                 const auto innerGradient = product(outer, (up * layers.scales[i]).to(dtype).t());
                 if (layers.shares(i)) {
                     inners.push_back(innerGradient);
@@ -103,7 +113,9 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
                     places.push_back(place);
                 } else {
                     const auto mask = flat(layers.masks[i]);
-                    results[2 + place] = product(innerGradient.t(), (x * mask).t()).to(down.scalar_type());
+                    if (trains)
+                        results[2 + place] =
+                            product(innerGradient.t(), (saved.back() * mask).t()).to(down.scalar_type());
                     if (wantsInput) {
                         auto masked = product(innerGradient, down.to(dtype).t()).mul_(mask);
                         gradient = gradient.defined() ? gradient.add_(masked) : masked;
@@ -113,15 +125,17 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
             if (wantsInput) gradient = product(outer, unpacked(layers.weights[i]).t(), {}, gradient);
         }
         if (!inners.empty()) {
-            const auto &x = saved.back();
+            const auto dtype = layers.weights[0].scalar_type();
             const auto inner = inners.size() == 1 ? inners[0] : at::cat(inners, 1);
-            const auto down = (downs.size() == 1 ? downs[0] : at::cat(downs)).to(x.scalar_type());
-            const auto all = product(inner.t(), x.t());  // [ranks, in]
-            int64_t start = 0;
-            for (size_t i = 0; i < places.size(); ++i) {
-                const int64_t rank = downs[i].size(0);
-                results[2 + places[i]] = all.narrow(0, start, rank).to(downs[i].scalar_type(), false, true);
-                start += rank;
+            const auto down = (downs.size() == 1 ? downs[0] : at::cat(downs)).to(dtype);
+            if (trains) {
+                const auto all = product(inner.t(), saved.back().t());  // [ranks, in]
+                int64_t start = 0;
+                for (size_t i = 0; i < places.size(); ++i) {
+                    const int64_t rank = downs[i].size(0);
+                    results[2 + places[i]] = all.narrow(0, start, rank).to(downs[i].scalar_type(), false, true);
+                    start += rank;
+                }
             }
             if (wantsInput) gradient = product(inner, down.t(), {}, gradient);
         }

@@ -65,6 +65,11 @@ int32_t attachFunction(const char *name, const CTTensor *outputs, int32_t output
 /// Counts memory that an operator asks for, while a profile is made.
 void noteAllocation(size_t bytes);
 
+// HeldMemory.cpp
+/// Counts memory that tensors take and give back, while this thread's is watched.
+void noteTaken(void *data, size_t bytes);
+void noteReleased(void *data);
+
 // BlockCache.cpp
 void setKeepsBlocks(bool keeps);
 

@@ -26,6 +26,9 @@ public final class AdamW {
     public let settings: Settings
     /// The steps taken.
     public private(set) var step = 0
+    /// The steps in which each trainable had a gradient, by which its moments are corrected; fp32, as the operator
+    /// reads them.
+    private let counts: [Tensor]
     private let trainables: [Trainable]
     /// Means of gradients, in the order of the trainables.
     private let means: [Tensor]
@@ -42,6 +45,7 @@ public final class AdamW {
         self.settings = settings
         means = try trainables.map { try $0.tensor.detached().zerosLike() }
         squares = try trainables.map { try $0.tensor.detached().zerosLike() }
+        counts = try trainables.map { try Tensor.zeros([], device: $0.tensor.device) }
         let factors = trainables.map(\.learningRateFactor)
         groups = Set(factors).sorted().map { factor in
             (factor, trainables.indices.filter { factors[$0] == factor })
@@ -78,23 +82,24 @@ public final class AdamW {
 
     private func update(_ members: [Int], learningRate: Double) throws {
         let tensors = members.map { trainables[$0].tensor }
-        // The operator reads one counter a tensor, already counting this step.
-        let counter = try Tensor.full([], Double(step), device: tensors[0].device)
+        let counts = members.map { self.counts[$0] }
+        try call("aten::_foreach_add_.Scalar", counts, 1)
         let (amsgrad, maximise, decay) = (false, false, 0.0)
         try call(
             "aten::_fused_adamw_", tensors, tensors.compactMap(\.grad), members.map { means[$0] },
-            members.map { squares[$0] }, [Tensor](), members.map { _ in counter }, learningRate, settings.beta1,
+            members.map { squares[$0] }, [Tensor](), counts, learningRate, settings.beta1,
             settings.beta2, decay, settings.epsilon, amsgrad, maximise)
     }
 
     // MARK: State
 
-    /// The moments by name: `exp_avg.<trainable>` and `exp_avg_sq.<trainable>`.
+    /// The moments by name: `exp_avg.<trainable>` and `exp_avg_sq.<trainable>`, and `step.<trainable>` for its count.
     var state: KeyedList<Tensor> {
         var state = KeyedList<Tensor>()
         for (index, trainable) in trainables.enumerated() {
             state.appendIfNew(key: "exp_avg." + trainable.name, value: means[index])
             state.appendIfNew(key: "exp_avg_sq." + trainable.name, value: squares[index])
+            state.appendIfNew(key: "step." + trainable.name, value: counts[index])
         }
         return state
     }

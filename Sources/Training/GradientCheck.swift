@@ -27,7 +27,9 @@ package struct GradientCheck {
     package mutating func check(_ adapter: Adapter, step: Int, learningRate: Double) throws -> String? {
         guard seen < Self.steps else { return nil }
         if silent == nil { try requireGradients(adapter, step: step) }
+        // A method that trains its tensors in turns lets the others have none.
         silent = try (silent ?? Array(adapter.trainables.indices)).filter { index in
+            guard adapter.trainables[index].tensor.requiresGrad else { return false }
             guard let gradient = adapter.trainables[index].tensor.grad else { return true }
             return try gradient.count == 0 || gradient.absolute().maximum().item(as: Double.self) == 0
         }
@@ -39,7 +41,7 @@ package struct GradientCheck {
     }
 
     private func requireGradients(_ adapter: Adapter, step: Int) throws {
-        let missing = adapter.trainables.filter { $0.tensor.grad == nil }.map(\.name)
+        let missing = adapter.trainables.filter { $0.tensor.requiresGrad && $0.tensor.grad == nil }.map(\.name)
         guard let first = missing.first else { return }
         throw TrainingError(
             "step \(step): \(missing.count) of \(adapter.trainables.count) trainable tensors get no gradient, the first "

@@ -1,4 +1,5 @@
 import Backbones
+import PEFT
 import Torch
 
 /// What the forward passes of an optimiser step come to.
@@ -13,6 +14,9 @@ package struct StepSums: Sendable, Equatable {
     package var supervised = 0
     /// What those passes add to the step's measures, in the order of ``LossFunction/measures``.
     package var measures: [Double] = []
+
+    /// Nothing yet.
+    package init() {}
 
     /// The share of the computed tokens that only fill rows up.
     package var paddingShare: Double { 1 - Double(tokens) / Double(max(computedTokens, tokens, 1)) }
@@ -91,12 +95,31 @@ package struct GradientStep {
         }
     }
 
+    /// The loss of training rows for methods that judge by it, without gradients and without dropout.
+    ///
+    /// - Parameter epochRows: The rows of each pass over the data, in an order of their own.
+    func probe(_ epochRows: EpochRows) -> LossProbe {
+        LossProbe { rows, round in
+            var order = DataOrder(epochRows, rowsPerStep: rows)
+            let plan = order.plan(step: round, layout: layout) { data.length(at: $0) }
+            let totals = StepTotals(plan.rows, of: data)
+            let sum = try withoutGrad {
+                try plan.microBatches.reduce(0) { sum, pass in
+                    let forward = try forwardPass(plan, pass, totals, drops: false)
+                    return try sum + LossFunction(lossFunction.objective).loss(of: forward).sum
+                }
+            }
+            return sum / max(Double(totals[type(of: lossFunction.objective).unit]), 1)
+        }
+    }
+
     /// A micro-batch; its dropout masks have the names of step and place.
     private func forwardPass(
-        _ plan: StepPlan, _ pass: MicroBatch, _ totals: StepTotals,
+        _ plan: StepPlan, _ pass: MicroBatch, _ totals: StepTotals, drops: Bool = true,
         observer: ((String, Tensor) throws -> Void)? = nil
     ) throws -> ForwardPass {
-        var context = Context(dropout: DropoutSource(seed: seed, pass: "\(plan.step)/\(pass.place)"))
+        var context = Context()
+        if drops { context.dropout = DropoutSource(seed: seed, pass: "\(plan.step)/\(pass.place)") }
         context.observer = observer
         let forward = try ForwardPass(
             pass.rows.map { data[$0] }, model: model, isPacked: layout.isPacked, totals: totals, context: context)

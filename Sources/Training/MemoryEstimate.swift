@@ -14,7 +14,7 @@ package struct MemoryEstimate {
     package let gradients: Int
     /// AdamW's two moments.
     package let optimiser: Int
-    /// What the forward pass of the largest batch keeps for the backward pass.
+    /// What the forward pass of the largest batch keeps for the backward pass, and what that computes again at once.
     package let activations: Int
     /// The logits of one chunk with what is made of them.
     package let logits: Int
@@ -26,19 +26,20 @@ package struct MemoryEstimate {
     ///   - adapter: What is trained.
     ///   - tokens: The tokens of the largest batch, what fills rows up included.
     ///   - supervised: How many of them are part of the loss at most.
-    package init(_ backbone: any Backbone, _ adapter: Adapter, tokens: Int, supervised: Int) {
+    ///   - blocks: What is kept of blocks; nil: what the model's execution says, else everything.
+    package init(
+        _ backbone: any Backbone, _ adapter: Adapter, tokens: Int, supervised: Int, blocks: BlockMemory? = nil
+    ) {
         weights = backbone.heldBytes
         let trained = adapter.trainables.reduce(0) { $0 + $1.tensor.byteCount }
         self.adapter = trained + adapter.buffers.reduce(0) { $0 + $1.value.byteCount }
         gradients = trained
         optimiser = 2 * trained
         let layers = ActivationCount(backbone, adapter)
+        let hidden = backbone.configuration.hiddenSize
         // One packed matrix is there in plain numbers at a time.
         let unpacked =
             backbone.linears.lazy.filter { $0.weight.packed != nil }.map { $0.weight.frozen.count }.max() ?? 0
-        activations =
-            unpacked * layers.width + tokens * layers.bytesPerToken + supervised * backbone.configuration.hiddenSize * 3
-            * layers.width
         let chunk = min(supervised * 4 * backbone.configuration.vocabSize, SupervisedObjective.defaultChunkBytes)
         if runsOwnKernels(backbone.dtype, on: backbone.device) {
             // The gradient is written over the head's output.
@@ -47,6 +48,13 @@ package struct MemoryEstimate {
             // The head's output, its fp32 copy where that is another tensor, the exponentials, the copy to multiply with.
             logits = layers.width == 4 ? 2 * chunk : 3 * chunk
         }
+        let blocks =
+            blocks ?? backbone.blockStack.execution?.memory(blocks: layers.bytesPerToken.count, width: layers.width)
+            ?? BlockMemory(recomputed: 0, keptBytes: 0)
+        let kept = tokens * (layers.bytesPerToken.dropFirst(blocks.recomputed).reduce(0, +) + blocks.keptBytes * hidden)
+        // When the first of the other blocks is computed again, theirs and the logits are given up already.
+        let again = tokens * ((layers.bytesPerToken.prefix(blocks.recomputed).max() ?? 0) + blocks.keptBytes * hidden)
+        activations = unpacked * layers.width + max(kept + supervised * hidden * 3 * layers.width, again - logits)
     }
 
     /// All that comes on top of the loaded model with its adapter.
@@ -55,7 +63,8 @@ package struct MemoryEstimate {
 
 /// The bytes that the blocks keep for a token.
 private struct ActivationCount {
-    let bytesPerToken: Int
+    /// For each block that needs a gradient, from the lowest.
+    let bytesPerToken: [Int]
     /// The bytes of an activation's element.
     let width: Int
 
@@ -69,8 +78,8 @@ private struct ActivationCount {
         // Before the first adapted layer nothing needs a gradient.
         let changed = adapter.updates.map { $0.linear.layer ?? configuration.numHiddenLayers }
         let first = adapter.copies.isEmpty ? changed.min() ?? 0 : 0
-        var bytes = 0
-        for layer in first..<max(first, configuration.numHiddenLayers) {
+        bytesPerToken = (first..<max(first, configuration.numHiddenLayers)).map { layer in
+            var bytes = 0
             let adapted = adapter.updates.filter { $0.linear.layer == layer }
             // Two norms keep their input, the portable ones in fp32.
             bytes += 2 * (hasOwnKernels ? width : 4) * configuration.hiddenSize
@@ -86,8 +95,8 @@ private struct ActivationCount {
                 // A changed weight's product is scaled or masked as a whole.
                 if !(update is any AdditiveUpdate) { bytes += width * linear.outFeatures }
             }
+            return bytes
         }
-        bytesPerToken = bytes
     }
 
     /// Inputs that are kept because a trained factor is multiplied with them; layers side by side share theirs.

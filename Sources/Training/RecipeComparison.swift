@@ -7,7 +7,7 @@ extension Recipe {
     static let freeKeys: Set = [
         "eval_data", "eval_steps", "eval_batch_size", "save_steps", "save_total_limit",
         "load_best_model_at_end", "logging_steps", "threads", "device", "versions", "data",
-        "columns", "max_bad_rows", "cache",
+        "columns", "max_bad_rows", "cache", "memory", "gradient_checkpointing",
     ]
     /// The length of a run: it may grow where no learning rate of the steps taken depends on it.
     static let lengthKeys: Set = ["steps", "epochs"]

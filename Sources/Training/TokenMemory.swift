@@ -1,5 +1,6 @@
 import Formats
 import Foundation
+import Torch
 
 /// The bytes of a token table, which do not change any more.
 enum TokenMemory: Sendable {
@@ -50,15 +51,5 @@ final class HeldBytes: @unchecked Sendable {
     }
 
     /// Half of the memory that is free now.
-    static func roomNow() -> Int {
-        #if os(Linux)
-        if let text = try? String(contentsOfFile: "/proc/meminfo", encoding: .utf8),
-            let line = text.split(separator: "\n").first(where: { $0.hasPrefix("MemAvailable:") }),
-            let kilobytes = line.split(separator: " ").dropFirst().first.flatMap({ Int($0) })
-        {
-            return kilobytes * 512
-        }
-        #endif
-        return 8 << 30
-    }
+    static func roomNow() -> Int { (try? Memory.available()).map { $0 / 2 } ?? 8 << 30 }
 }

@@ -11,6 +11,7 @@ import Torch
 /// Under torchrun, or another launcher that sets its variables, the processes share each step's rows and learn what one
 /// process would; see `LaunchEnvironment`.
 public final class Trainer {
+    private let setup: TrainingSetup
     private let recipe: Recipe
     private let model: LanguageModel
     private let adapter: Adapter
@@ -26,6 +27,7 @@ public final class Trainer {
     private var agreed = DistributedRun.Wishes()
     private let optimiser: AdamW
     private let schedule: Schedule
+    private let lossFunction: LossFunction
     private let gradientStep: GradientStep
     private let totalSteps: Int
     private var order: DataOrder
@@ -116,6 +118,7 @@ public final class Trainer {
         showsProgress: Bool
     ) throws {
         try peers?.requireSame(setup)
+        self.setup = setup
         recipe = setup.recipe
         model = setup.model
         adapter = setup.adapter
@@ -125,7 +128,9 @@ public final class Trainer {
         self.layout = layout
         self.peers = peers
         order = setup.order
-        gradientStep = GradientStep(model, data, layout: recipe.layout, seed: Seed(UInt64(recipe.seed)))
+        lossFunction = try recipe.lossFunction()
+        gradientStep = GradientStep(
+            model, data, layout: recipe.layout, seed: Seed(UInt64(recipe.seed)), lossFunction: lossFunction)
         totalSteps = try setup.totalSteps()
         schedule = try recipe.makeSchedule(totalSteps: totalSteps)
         var settings = AdamW.Settings()
@@ -175,7 +180,7 @@ public final class Trainer {
 
     private func run() throws -> TrainingResult {
         do {
-            return try Memory.keepingBlocks(runToTheEnd)
+            return try Memory.keepingBlocks { try setup.checkpointing(runToTheEnd) }
         } catch let error as ProcessGroupError {
             // A step is taken by all or none, so the state is that of the last whole step.
             if folder != nil, state.step > 0, savedStep != state.step {
@@ -187,7 +192,7 @@ public final class Trainer {
 
     private func runToTheEnd() throws -> TrainingResult {
         let interruption = Interruption(endsAtSecond: peers == nil)
-        try adapter.trainingBegins(totalSteps: totalSteps)
+        try adapter.trainingBegins(totalSteps: totalSteps, probe: gradientStep.probe(setup.probeRows))
         let before = state.step == 0 ? try evaluate() : nil
         while state.step < totalSteps, !(peers == nil ? interruption.isRequested : agreed.stop) {
             try takeProfiledStep(interruption)
@@ -297,6 +302,7 @@ public final class Trainer {
             ? Double(state.unreportedTokens) / state.unreportedSeconds : nil
         metrics.peakMemoryBytes = try Memory.peak(on: model.backbone.device)
         metrics.others["penalty"] = penalty
+        for (name, value) in zip(lossFunction.measures, sums.measures) { metrics.others[name] = value }
         if sums.paddingShare > 0 { metrics.others["padding_share"] = sums.paddingShare }
         try report?.record(metrics)
         lastLoss = loss
@@ -307,12 +313,14 @@ public final class Trainer {
     @discardableResult
     private func evaluate() throws -> Evaluation? {
         guard let evalData else { return nil }
-        let evaluation = try Evaluator(model, layout: recipe.evalLayout).evaluate(evalData, with: peers)
+        let evaluator = Evaluator(model, layout: recipe.evalLayout, lossFunction: lossFunction)
+        let evaluation = try evaluator.evaluate(evalData, with: peers)
         guard evaluatedStep != state.step else { return evaluation }
         var metrics = Metrics(step: state.step)
         metrics.epoch = order.epochs(steps: state.step)
         metrics.evalLoss = evaluation.loss
-        metrics.others["eval_perplexity"] = evaluation.perplexity
+        if evaluation.hasPerplexity { metrics.others["eval_perplexity"] = evaluation.perplexity }
+        for (name, value) in evaluation.measures { metrics.others["eval_" + name] = value }
         try report?.record(metrics)
         evaluatedStep = state.step
         if state.step > 0 { try keepIfBest(evaluation.loss, on: evalData) }

@@ -41,6 +41,8 @@ public struct TrainingPlan: Sendable {
     public let steps: Int
     /// The optimiser steps of one pass over the data.
     public let stepsPerEpoch: Int
+    /// Whether the method has a way of its own to run the blocks.
+    private let runsBlocksItself: Bool
     /// The first row with what is learnt of it.
     public let firstRow: MarkedRow
 
@@ -56,6 +58,7 @@ public struct TrainingPlan: Sendable {
         self.recipe = setup.recipe
         trainableParameters = adapter.parameterCount
         modelParameters = backbone.parameterCount
+        runsBlocksItself = backbone.blockStack.execution != nil
         rows = data.count
         tokens = data.tokens
         supervisedTokens = data.supervisedTokens
@@ -64,40 +67,16 @@ public struct TrainingPlan: Sendable {
         evalRows = setup.evalData?.count ?? 0
         steps = try setup.totalSteps()
         stepsPerEpoch = setup.order.stepsPerEpoch
-        let largest = Self.largestBatch(setup, steps: steps)
-        let estimate = MemoryEstimate(backbone, adapter, tokens: largest.tokens, supervised: largest.supervised)
-        memory = Self.parts(estimate, lengths: largest.lengths, on: backbone)
+        let largest = try setup.largestBatch()
+        let estimate = try setup.checkpointing { largest.estimate(backbone, adapter) }
+        memory = Self.parts(estimate, workSpace: largest.workSpace(of: backbone), on: backbone)
         let exported = try adapter.exported().tensors
         // Beside its values each tensor has an entry of about 80 bytes and its name.
         adapterFileBytes = exported.reduce(0) { $0 + $1.value.byteCount + $1.key.utf8.count + 80 }
         firstRow = try MarkedRow(data[0], of: data, tokenizer: setup.model.tokenizer)
     }
 
-    /// The tokens, filling included, of the batch with the most of them, its supervised tokens, and how many different
-    /// lengths batches have.
-    private static func largestBatch(
-        _ setup: TrainingSetup, steps: Int
-    ) -> (tokens: Int, supervised: Int, lengths: Int) {
-        var order = setup.order
-        let (data, layout) = (setup.data, setup.recipe.layout)
-        let multiple = Batch.lengthMultiple(of: setup.model.backbone)
-        var largest = (tokens: 0, supervised: 0)
-        var lengths: Set<Int> = []
-        // A pass or two see all there is to see; later ones only mix it anew.
-        for step in 0..<min(steps, 2 * order.stepsPerEpoch) {
-            for pass in order.plan(step: step, layout: layout, length: { data.length(at: $0) }).microBatches {
-                let shape = Batch.shape(of: pass.lengths, isPacked: layout.isPacked, multiple: multiple)
-                lengths.insert(shape.time)
-                let tokens = shape.rows * shape.time
-                if tokens > largest.tokens {
-                    largest = (tokens, pass.rows.reduce(0) { $0 + data.supervisedCount(at: $1) })
-                }
-            }
-        }
-        return (largest.tokens, largest.supervised, lengths.count)
-    }
-
-    private static func parts(_ estimate: MemoryEstimate, lengths: Int, on backbone: any Backbone) -> [Part] {
+    private static func parts(_ estimate: MemoryEstimate, workSpace: Int, on backbone: any Backbone) -> [Part] {
         var parts = [
             Part(name: "frozen weights", bytes: estimate.weights), Part(name: "adapter", bytes: estimate.adapter),
             Part(name: "gradients", bytes: estimate.gradients),
@@ -109,10 +88,7 @@ public struct TrainingPlan: Sendable {
             let rest = Memory.resident() - estimate.weights - estimate.adapter
             parts.append(Part(name: "program, engine, data", bytes: max(0, rest)))
             parts.append(Part(name: "kept for reuse", bytes: Memory.keptBytes))
-            // Measured: code that is paged in by the first step, and in bf16 what the matrix library keeps for each
-            // length of rows, of which it forgets the oldest.
-            let shapes = backbone.dtype == .bfloat16 ? 18_000_000 * min(lengths, 24) : 0
-            parts.append(Part(name: "engine's work space", bytes: 50_000_000 + shapes))
+            parts.append(Part(name: "engine's work space", bytes: workSpace))
         }
         return parts
     }
@@ -136,6 +112,7 @@ extension TrainingPlan {
                 + Units.bytes(adapterFileBytes),
             "data       \(recipe.data): \(rows) rows, \(tokens) tokens, \(supervisedTokens) of them trained, longest row "
                 + "\(longestRow)",
+            "blocks     \(checkpointingText)",
             "steps      \(steps) of \(recipe.batchSize * recipe.gradientAccumulationSteps) rows (\(epochs) passes over "
                 + "the data)",
         ]
@@ -144,6 +121,17 @@ extension TrainingPlan {
         return lines.joined(separator: "\n") + "\n\n" + table.text() + "\n"
             + firstRow.heading("first row", isColoured: isColoured) + "\n" + firstRow.text(isColoured: isColoured)
             + "\n"
+    }
+
+    /// How many blocks are computed again, and why.
+    private var checkpointingText: String {
+        guard !runsBlocksItself else { return "run as the method says" }
+        let why = "memory: \(recipe.memory.rawValue)"
+        return switch recipe.gradientCheckpointing ?? .none {
+        case .none: "kept for the backward pass (\(why))"
+        case .all: "all computed again in the backward pass (\(why))"
+        case .blocks(let count): "the lowest \(count) computed again in the backward pass (\(why))"
+        }
     }
 
     /// The plan as an object, for `--json`.

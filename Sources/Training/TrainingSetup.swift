@@ -5,7 +5,7 @@ import Torch
 /// A recipe made real: model, adapter and data in memory, ready for the first step or for a plan.
 struct TrainingSetup {
     /// The recipe with every setting written down.
-    let recipe: Recipe
+    private(set) var recipe: Recipe
     let model: LanguageModel
     let adapter: Adapter
     let data: Dataset
@@ -18,10 +18,16 @@ struct TrainingSetup {
         try recipe.validate()
         let configuration = try recipe.adapterConfiguration()
         if let threads = recipe.threads { try Machine.setThreads(threads) }
-        let model = try LanguageModel.load(
+        var model = try LanguageModel.load(
             recipe.model, dtype: recipe.dtype, device: recipe.device,
             form: recipe.quantization.form(doubleQuant: recipe.doubleQuant))
-        let adapter = try Adapter(configuration, on: model.backbone, seed: Seed(UInt64(recipe.seed)))
+        let seed = Seed(UInt64(recipe.seed))
+        if recipe.dataOptions.rows == .labelled {
+            let data = try model.dataset(recipe.dataSources, options: recipe.dataOptions)
+            try data.requireLabels()
+            model = try model.classifier(labels: data.labels, seed: seed)
+        }
+        let adapter = try Adapter(configuration, on: model.backbone, seed: seed)
         try self.init(recipe, model: model, adapter: adapter)
     }
 
@@ -32,12 +38,17 @@ struct TrainingSetup {
         try recipe.validate()
         self.model = model
         self.adapter = adapter
+        guard recipe.dataOptions.rows != .labelled || model.labels != nil else {
+            throw TrainingError(
+                "objective classification needs a model with a head; attach the adapter to model.classifier(labels:)")
+        }
         data = try model.dataset(recipe.dataSources, options: recipe.dataOptions)
         evalData = try recipe.evalData.map { try model.dataset([DataSource($0)], options: recipe.dataOptions) }
         try recipe.layout.requireRoom(for: data)
         if let evalData { try recipe.evalLayout.requireRoom(for: evalData) }
         self.recipe = try recipe.completed(model.backbone, adapter.configuration)
         try adapter.attach()
+        self.recipe.gradientCheckpointing = try decidedCheckpointing()
     }
 
     /// The rows of one optimiser step.
@@ -51,6 +62,12 @@ struct TrainingSetup {
     /// The rows of each epoch.
     var epochRows: EpochRows {
         EpochRows(data.summaries.map { ($0.kept, $0.source.weight) }, seed: Seed(UInt64(recipe.seed)))
+    }
+
+    /// The rows by which a method judges, in another order than the run's.
+    var probeRows: EpochRows {
+        var stream = Seed(UInt64(recipe.seed)).stream("probe")
+        return EpochRows(data.summaries.map { ($0.kept, $0.source.weight) }, seed: Seed(stream.next()))
     }
 
     /// The optimiser steps of the whole run.

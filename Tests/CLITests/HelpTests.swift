@@ -5,7 +5,9 @@ import Testing
 
 /// Help, versions and wrong command lines, which need no engine.
 @Suite struct HelpTests {
-    static let verbs = ["train", "eval", "merge", "generate", "chat", "tokenize", "inspect", "methods", "doctor"]
+    static let verbs = [
+        "train", "eval", "merge", "combine", "compress", "generate", "chat", "tokenize", "inspect", "methods", "doctor",
+    ]
 
     @Test(arguments: [[]] + verbs.map { [$0] })
     func helpNeedsNoEngine(_ verb: [String]) async throws {
@@ -64,6 +66,14 @@ import Testing
         (["generate", "--model", "m", "--prompt", "a", "--temperature", "nan"], "--temperature"),
         (["generate", "--model", "m", "--prompt", "a", "--top-p", "0"], "--top-p"),
         (["merge", "--model", "m"], "--adapter"),
+        (["combine", "a", "--output", "o", "--method", "sum"], "--method"),
+        (["combine", "a", "--output", "o", "--weights", "1,x"], "--weights"),
+        (["compress", "a", "--output", "o"], "--density"),
+        (["compress", "a", "--output", "o", "--density", "0.1", "--decompress"], "--decompress"),
+        (["generate", "--model", "m", "--prompt", "a", "--rows", "b"], "--rows"),
+        (["generate", "--model", "m", "--rows", "b", "--adapter", "x/a", "--adapter", "y/a"], "\"a\""),
+        (["generate", "--model", "m", "--rows", "b", "--stop", "x"], "--stop"),
+        (["generate", "--model", "m", "--rows", "b", "--batch-size", "0"], "--batch-size"),
         (["inspect"], "path"),
         (["methods", "--json", "--markdown"], "--markdown"),
     ])

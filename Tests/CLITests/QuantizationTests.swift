@@ -41,6 +41,11 @@ import Testing
             let measured = ["eval", "--data", rows, "--dtype", "float32", "--json", "--model"]
             let loss = try await graft(measured + [folder("dequantised")]).json()["loss"]?.double ?? .nan
             #expect(abs(loss - (quantised["loss"]?.double ?? .nan)) < 1e-4)
+            // Quantised once more it is another model, and that is said.
+            let again = try await graft(measured + [folder("original"), "--quantization", "nf4"])
+            #expect(again.errors.contains("no longer is what was trained"))
+            let once = try await graft(measured + [folder("original")])
+            #expect(try again.json()["loss"] != once.json()["loss"] && once.errors.isEmpty)
         }
     }
 

@@ -6,7 +6,7 @@ import Testing
 private let types: [BlockType] = [.q4_0, .q4_1, .q5_0, .q5_1, .q8_0, .q2_k, .q3_k, .q4_k, .q5_k, .q6_k]
 
 /// A matrix of random blocks with scales of ordinary size and any sign.
-private func randomMatrix(
+func randomMatrix(
     _ type: BlockType, rows: Int, columns: Int, seed: UInt64, order: RowOrder = .stored
 ) throws -> Dequantiser {
     var generator = SeededGenerator(seed: seed)

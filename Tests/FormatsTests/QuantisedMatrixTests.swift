@@ -136,6 +136,32 @@ private func reference(_ operation: String, _ matrix: Tensor, _ more: KeyedList<
         #expect(try matrix.byteCount == 4 * 512 * 1024)
     }
 
+    /// Layers over blocks of every type compute, and pass gradients, as over the unpacked matrices.
+    @Test(
+        arguments: [
+            BlockType.q4_0, .q4_1, .q5_0, .q5_1, .q8_0, .q2_k, .q3_k, .q4_k, .q5_k, .q6_k,
+        ], [DType.float32, .bfloat16])
+    func layersComputeOverBlocks(type: BlockType, dtype: DType) throws {
+        var stream = Seed(UInt64(type.rawValue)).stream("layers")
+        func leaf(_ shape: [Int], _ dtype: DType = .float32) throws -> Tensor {
+            try Tensor.normal(shape, standardDeviation: 0.3, from: &stream, dtype: dtype).requiringGrad()
+        }
+        let orders = [RowOrder.splittingHeads(2), .stored]
+        let matrices = try orders.map { try randomMatrix(type, rows: 36, columns: 512, seed: 5, order: $0) }
+        let leaves = [try leaf([7, 512], dtype), try leaf([3, 512]), try leaf([36, 3])]
+        func results(_ weights: [Tensor]) throws -> [Tensor] {
+            let term = LowRankTerm(down: leaves[1], up: leaves[2], scale: 0.5)
+            let layers = [FrozenLinear(weight: weights[0], term: term), FrozenLinear(weight: weights[1])]
+            let outputs = try frozenLinears(layers, leaves[0])
+            let sum = try outputs[0].squared().sum() + outputs[1].sum()
+            return outputs + (try gradients(of: [sum], with: leaves)).compactMap { $0 }
+        }
+        let packed = try results(matrices.map { try $0.standIn(dtype: dtype) })
+        let plain = try results(matrices.map { try $0.values(dtype: dtype) })
+        #expect(packed.count == 5)
+        for (mine, expected) in zip(packed, plain) { #expect(try mine.isIdentical(to: expected)) }
+    }
+
     @Test func refusesWhatCannotBeQuantised() throws {
         for value in [Double.nan, .infinity] {
             let broken = try Tensor.full([2, 64], value)

@@ -265,7 +265,7 @@ import Torch
     }
 
     @Test func countsEveryDirection() throws {
-        let adapter = try adapter("adalora", ["init_r": 3], on: SmallModel.robertaBase.backbone())
+        let adapter = try adapter("adalora", ["init_r": 3, "target_r": 2], on: SmallModel.robertaBase.backbone())
         #expect(
             refusal { _ = try PEFTTests.adapter("adalora", ["init_r": 3], on: model.backbone()) }.contains("target_r"))
         #expect(adapter.parameterCount == 24 * 3 * 1_537)

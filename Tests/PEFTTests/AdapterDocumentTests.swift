@@ -35,6 +35,13 @@ private struct DocumentCase: Sendable {
         DocumentCase(
             section: "CAPABOOST_LORA", method: "capaboost-lora",
             settings: patterns.adding(["mask_type": "NM_structured", "mask_seed": 123_456_789_012])),
+        DocumentCase(section: "MELORA", method: "melora", settings: ["l_num": 4, "use_rslora": true]),
+        DocumentCase(section: "MELORA", method: "melora", settings: patterns.adding(["l_num": 3])),
+        DocumentCase(section: "LORETTA_REP", method: "loretta-rep", settings: ["r": 6, "lora_alpha": 5]),
+        DocumentCase(section: "MISS", method: "miss", settings: ["r": 7, "target_modules": "all-linear"]),
+        DocumentCase(section: "MISS", method: "miss", settings: ["r": 5, "init_weights": "mini", "mini_r": 8]),
+        DocumentCase(section: "MISS", method: "bone", settings: ["r": 4]),
+        DocumentCase(section: "ADALORA", method: "adalora", settings: ["init_r": 5, "target_r": 2, "lora_alpha": 3]),
     ]
 }
 
@@ -84,7 +91,12 @@ struct AdapterDocumentTests {
     @Test("It names every field and feature that folders have")
     func isComplete() throws {
         let text = try String(contentsOfFile: RepositoryPaths.root + "/docs/adapters.md", encoding: .utf8)
-        for type in [LoRA.self, LoRTA.self, CapaBoost.self] as [any PEFT.Method.Type] {
+        let types: [any PEFT.Method.Type] = [
+            LoRA.self, LoRTA.self, CapaBoost.self, MELoRA.self, LoRETTA.self, MiSS.self, AdaLoRA.self, IA3.self,
+            BottleneckAdapter.self, CapaBoostAdapter.self, PrefixTuning.self, PromptTuning.self, PTuning.self,
+            DePT.self,
+        ]
+        for type in types {
             #expect(text.contains("## \(type.peftType)\n"))
             for key in type.init().settings.keys { #expect(text.contains("`\(key)`"), "\(key)") }
             for (key, _) in type.folderFields.neutral where !type.folderFields.inert.contains(key) {

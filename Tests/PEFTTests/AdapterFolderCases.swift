@@ -21,6 +21,9 @@ enum HostileSettings {
         ("lora", "rank_pattern", ["q_proj": 4_611_686_018_427_387_904]), ("lora", "r", -1), ("lora", "r", 1.5),
         ("lorta", "r", JSON(Int.max)), ("capaboost-lora", "r", JSON(Int.max)),
         ("capaboost-lora", "num_layer", JSON(Int.max)), ("lora", "rank_pattern", ["(": 3]),
+        ("melora", "r", JSON(Int.max)), ("melora", "l_num", JSON(Int.max)), ("loretta-rep", "r", JSON(Int.max)),
+        ("loretta-rep", "tensor_rank", JSON(Int.max)), ("miss", "r", JSON(Int.max)), ("bone", "r", JSON(Int.max)),
+        ("adalora", "init_r", JSON(Int.max)), ("adalora", "tfinal", JSON(Int.min)),
     ]
 }
 

@@ -47,7 +47,10 @@ import Torch
         #expect(try relativeGap(shifted, other + offset) < 1e-6)
     }
 
-    @Test(arguments: [(40, 45, 256, 76_800), (60, 30, 256, 76_800), (80, 15, 256, 76_800), (60, 24, 512, 76_800), (60, 30, 348, 79_560)])
+    @Test(arguments: [
+        (40, 45, 256, 76_800), (60, 30, 256, 76_800), (80, 15, 256, 76_800), (60, 24, 512, 76_800),
+        (60, 30, 348, 79_560),
+    ])
     func countsAsPublished(m: Int, r: Int, s: Int, count: Int) throws {
         let model = SmallModel(
             hidden: 768, heads: 1, keyValueHeads: 1, headDim: 4, layers: 1, intermediate: 4, vocabulary: 100,

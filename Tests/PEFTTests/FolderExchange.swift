@@ -72,6 +72,7 @@ struct FolderExchange {
             ])
         let expected = try SafetensorsFile(path: output)
         try nextTokenLoss(adapter.backbone, tokenTensor(exampleTokens)).backward()
+        try adapter.penalty()?.backward()
         for trainable in adapter.trainables {
             let gradient = try #require(trainable.tensor.grad, "\(trainable.name)")
             #expect(try relativeGap(gradient, expected.tensor(trainable.name).tensor()) < 1e-4, "\(trainable.name)")

@@ -218,6 +218,20 @@ private final class CountingStorage: PackedStorage {
         #expect(packed.parameterCount == plain.parameterCount)
     }
 
+    /// SmolLM2's linear layers in NF4: 4.127 bits a weight; all else as it was.
+    @Test func smolLM2TakesWhatTheFormulaSays() throws {
+        let checkpoint = try Checkpoint(RepositoryPaths.required(RepositoryPaths.smolLM2))
+        let backbone = try checkpoint.backbone(dtype: .bfloat16, form: .nf4())
+        let count = backbone.linears.dropLast().reduce(0) { $0 + $1.inFeatures * $1.outFeatures }
+        #expect(count == 106_168_320)
+        let blocks = count / 64
+        let outer = backbone.linears.dropLast().reduce(0) { $0 + ($1.inFeatures * $1.outFeatures / 64 + 255) / 256 }
+        let quantised = count / 2 + blocks + 4 * outer + 4 * 210
+        let rest = backbone.parameterCount - count
+        #expect(backbone.heldBytes == quantised + 2 * rest)
+        #expect(abs(Double(quantised) * 8 / Double(count) - 4.127) < 2e-3)
+    }
+
     @Test func refusesWhatCannotBeHeldSo() async throws {
         let folder = try await TinyModels.shared.folder("llama", seed: 71)
         let checkpoint = try Checkpoint(folder)

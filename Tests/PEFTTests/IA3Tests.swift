@@ -85,7 +85,9 @@ import Torch
         try await PromptExchange(kind: kind, peftType: "IA3", method: "ia3").check()
     }
 
-    @Test(arguments: ["llama-biases", "qwen3", "qwen2-tied"]) func foldersWithOtherTargetsGoBothWays(kind: String) async throws {
+    @Test(arguments: ["llama-biases", "qwen3", "qwen2-tied"]) func foldersWithOtherTargetsGoBothWays(kind: String)
+        async throws
+    {
         try await PromptExchange(
             kind: kind, peftType: "IA3", method: "ia3",
             config: ["target_modules": ["q_proj", "v_proj", "up_proj", "o_proj"], "feedforward_modules": ["o_proj"]]
@@ -109,6 +111,14 @@ import Torch
         // Weights of three layers a block, and the biases of keys and values.
         #expect(ours.map(\.0).sorted() == changed.array?.compactMap(\.string))
         #expect(ours.count == 5 * backbone.configuration.numHiddenLayers)
-        for (name, values) in ours { #expect(try bits(values) == bits(storedTensor(folder("merged"), name)), "\(name)") }
+        // On disk as in memory.
+        let merger = Merger(try Checkpoint(model), adapter: folder("adapter"))
+        let report = try merger.write(to: folder("model"))
+        #expect(report.changes.map(\.name).sorted() == ours.map(\.0).sorted())
+        let comparison = try merger.verify(folder("model"), prompts: exampleTokens)
+        #expect(comparison.largestDifference < 1e-5 * max(1, comparison.largestLogit))
+        for (name, values) in ours {
+            #expect(try bits(values) == bits(storedTensor(folder("merged"), name)), "\(name)")
+        }
     }
 }

@@ -50,6 +50,22 @@ struct MethodCase: Sendable, CustomTestStringConvertible {
         MethodCase(name: "s2ft", settings: ["ratio_o": 0.5, "ratio_d": 0.3]),
         MethodCase(
             name: "id3", settings: ["budget": 500], start: .withinRounding, isSeeded: false, isSparse: true),
+        MethodCase(name: "ia3", isSeeded: false),
+        MethodCase(name: "houlsby", start: .elsewhere),
+        MethodCase(name: "pfeiffer", start: .elsewhere),
+        // A rectifier's kinks would turn the rounding of four-bit blocks into jumps of gradients.
+        MethodCase(name: "parallel-adapter", settings: ["non_linearity": "gelu"]),
+        MethodCase(name: "adaptformer", settings: ["non_linearity": "gelu"]),
+        MethodCase(name: "capaboost-adapter", start: .elsewhere),
+        MethodCase(name: "capaboost-padapter", start: .elsewhere),
+        MethodCase(name: "prefix-tuning", start: .elsewhere),
+        MethodCase(name: "prompt-tuning", start: .elsewhere),
+        MethodCase(
+            name: "p-tuning",
+            settings: ["encoder_hidden_size": 24, "encoder_reparameterization_type": "LSTM"], start: .elsewhere),
+        MethodCase(name: "dept", settings: ["r": 4, "max_length": 20], start: .elsewhere),
+        MethodCase(name: "meft", start: .elsewhere),
+        MethodCase(name: "ist", settings: ["update_layers": 1], trainsParts: true),
         MethodCase(name: "adalora", settings: ["init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 2]),
     ]
 
@@ -59,6 +75,9 @@ struct MethodCase: Sendable, CustomTestStringConvertible {
         for (key, value) in more { settings[key] = value }
         return try PEFTTests.adapter(name, settings, on: backbone, seed: seed)
     }
+
+    /// Whether the method says nothing against being merged.
+    var canBeMerged: Bool { MethodRegistry.entries.first { $0.name == name }?.type.mergeRefusal == nil }
 
     /// The sentence with which the method refuses to be merged, or nothing where it can be.
     func mergeRefusal(_ adapter: Adapter) -> String { refusal { try adapter.requireMergeable() } }
@@ -103,7 +122,7 @@ extension Backbone {
 
     /// The bytes of the pretrained values.
     func frozenBits() throws -> [[UInt8]] {
-        try parameters.map { $0.packed == nil ? try bits($0.frozen) : [] }
+        try parameters.map { try bits($0.values(dtype: $0.frozen.dtype)) }
     }
 }
 

@@ -92,7 +92,9 @@ import Torch
         #expect(file.tensors.reduce(0) { $0 + $1.value.bytes.count } == 4 * table)
     }
 
-    @Test(arguments: ["llama", "qwen3", "llama-head-dim", "qwen2-tied"]) func foldersGoBothWays(kind: String) async throws {
+    @Test(arguments: ["llama", "qwen3", "llama-head-dim", "qwen2-tied"]) func foldersGoBothWays(kind: String)
+        async throws
+    {
         try await PromptExchange(
             kind: kind, peftType: "PREFIX_TUNING", method: "prefix-tuning", config: ["num_virtual_tokens": 5]
         ).check()

@@ -60,7 +60,9 @@ struct SlotParity {
         #expect(found.gradient < gradient)
         // GRAFT_GAPS=1 shows what was found.
         guard ProcessInfo.processInfo.environment["GRAFT_GAPS"] != nil else { return }
-        print("\(type(of: adapter.configuration.method)) \(settings.keys): forward \(found.forward), gradient \(found.gradient)")
+        print(
+            "\(type(of: adapter.configuration.method)) \(settings.keys): forward \(found.forward), gradient \(found.gradient)"
+        )
     }
 
     private var sizes: JSON {

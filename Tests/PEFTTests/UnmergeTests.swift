@@ -7,7 +7,8 @@ import Torch
 
 /// Merging into a model in memory and taking it back: what is restored are the saved bits, not a difference.
 @Suite struct UnmergeTests {
-    private static let methods = MethodRegistry.entries.map(\.name)
+    /// Those that can be merged.
+    private static let methods = MethodCase.all.filter(\.canBeMerged)
     private static let dtypes: [DType] = [.float32, .bfloat16, .float16]
 
     private func frozenBits(_ backbone: any Backbone) throws -> [[UInt8]] {
@@ -36,17 +37,17 @@ import Torch
     }
 
     @Test("merge -> unmerge bit-equal; merge --verify", arguments: methods, dtypes)
-    func bitEqual(method: String, dtype: DType) async throws {
+    func bitEqual(method: MethodCase, dtype: DType) async throws {
         let model = SmallModel()
         let backbone = try model.backbone(dtype: dtype)
-        try withoutGrad { try check(adapter(method, on: backbone), backbone, model.tokens()) }
+        try withoutGrad { try check(method.adapter(on: backbone), backbone, model.tokens()) }
 
         // The same on disk: `merge --verify` runs base with adapter and the merged model side by side.
         guard dtype != .float16 else { return }
         let folder = try await TinyModels.shared.folder("llama", dtype: "\(dtype)")
         try withTemporaryFolder { temporary in
             let base = try Checkpoint(folder).backbone(dtype: .float32)
-            let trained = try adapter(method, on: base)
+            let trained = try method.adapter(on: base)
             try trained.randomise(seed: 5, by: 0.05)
             try trained.save(to: temporary("adapter"))
             let merger = Merger(try Checkpoint(folder), adapter: temporary("adapter"))

@@ -84,7 +84,8 @@ public struct CapaBoost: RankedMethod, MaskedMethod {
             var stream = seed.stream("\(layer.path).lora_A")
             let start = try Tensor.uniform([rank, layer.inFeatures], in: -bound..<bound, from: &stream)
             func factor(_ name: String, _ values: Tensor) throws -> (Trainable, masks: Tensor) {
-                let masks = try self.masks(values.shape, of: "\(layer.path).\(name)", seed: seed).to(device: points.device)
+                let masks = try self.masks(values.shape, of: "\(layer.path).\(name)", seed: seed).to(
+                    device: points.device)
                 var factor = try Trainable(adapterKey(layer.path, name + ".weight"), values, device: points.device)
                 // Entries that no branch sees have no gradient; decay must not move them either.
                 factor.decay = .only(try callTensor("aten::any.dim", masks, 0))

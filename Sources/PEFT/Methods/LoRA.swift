@@ -134,7 +134,7 @@ struct LoRAUpdate: LowRankUpdate {
     let a: Tensor
     /// `[out, r]`.
     let b: Tensor
-    let scale: Double
+    var scale: Double
     let dropout: Double
     /// Where the start was taken off the base (PiSSA, OLoRA): what was.
     var initial: (a: Tensor, b: Tensor)?
@@ -150,7 +150,7 @@ struct LoRAUpdate: LowRankUpdate {
 
 /// `W' = diag(m / n) (W + s B A)` with `n` the norms of the rows of `W + s B A`, constant in the backward pass.
 struct DoRAUpdate: WeightUpdate {
-    let direction: LoRAUpdate
+    var direction: LoRAUpdate
     /// `[out]`.
     let magnitude: Tensor
 

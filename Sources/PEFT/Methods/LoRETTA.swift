@@ -78,11 +78,13 @@ public struct LoRETTA: Method {
 
     /// The values of the cores and of the norms.
     ///
-    /// - Throws: Nothing.
+    /// - Throws: `PEFTError` when a layer is too small for the rank.
     public func trainedCount(in points: AttachPoints) throws -> Double {
-        points.linears.reduce(norms(of: points).reduce(0) { $0 + Double($1.frozen.count) }) { sum, layer in
-            sum + Double(train(rows: layer.inFeatures, columns: r).count)
-                + Double(train(rows: r, columns: layer.outFeatures).count)
+        if let small = points.linears.first(where: { min($0.inFeatures, $0.outFeatures) < r }) {
+            throw PEFTError("r: expected at most the smaller size of \(small.path), found \(r)")
+        }
+        return points.linears.reduce(norms(of: points).reduce(0) { $0 + Double($1.frozen.count) }) { sum, layer in
+            sum + train(rows: layer.inFeatures, columns: r).count + train(rows: r, columns: layer.outFeatures).count
         }
     }
 

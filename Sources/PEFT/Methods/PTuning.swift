@@ -60,6 +60,10 @@ public struct PTuning: Method {
         try requirePositive(layers, "encoder_num_layers")
         if let hiddenSize { try requirePositive(hiddenSize, "encoder_hidden_size") }
         try requireProbability(dropout, "encoder_dropout")
+        guard dropout == 0 || network != .mlp else {
+            throw PEFTError(
+                "encoder_dropout: it acts between the layers of an LSTM; expected 0 for MLP, found \(dropout)")
+        }
     }
 
     /// The values of the vectors and the network.
@@ -92,8 +96,10 @@ public struct PTuning: Method {
         }
         attachment.others = [Attached(points.embedding, slot)]
         if network != .none {
-            attachment.export = { [self] in
-                (self, ["prompt_embeddings": try withoutGrad { try vectors(parts, nil) }])
+            var plain = self
+            plain.network = .none
+            attachment.export = { [plain] in
+                (plain, ["prompt_embeddings": try vectors(parts, nil).detached()])
             }
         }
         return attachment

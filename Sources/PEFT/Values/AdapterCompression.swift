@@ -62,7 +62,7 @@ public struct AdapterCompression {
                 value: TernaryFile.Entry(shape: shape, start: norm == nil ? .zero : .own, startNorm: norm ?? 0))
         }
         var size = (codes: 0, file: 0)
-        try AdapterFolder.write(source.configuration, to: output) { temporary in
+        try AdapterFolder.write(source.configuration, for: nil, to: output) { temporary in
             size = try TernaryFile.write(
                 to: joined(temporary, StoredTensors.ternaryName), tensors: entries, vector: ternary, density: density,
                 alpha: Float(alpha))
