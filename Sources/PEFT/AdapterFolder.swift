@@ -206,7 +206,7 @@ extension SequenceClassifier {
     /// - Throws: `FormatError` when a file is missing or broken; `PEFTError` when the folder has no head.
     public static func labels(ofAdapter folder: String) throws -> [String]? {
         guard try AdapterConfigurationFile.read(folder: folder).isClassifier else { return nil }
-        let path = joined(folder, AdapterFolder.weights)
+        let path = joined(folder, StoredTensors.plainName)
         let file = try SafetensorsFile(path: path)
         guard let rows = try? file.tensor(adapterKey("score", "weight")).shape.first, rows > 0 else {
             throw PEFTError("\(path): the head \(adapterKey("score", "weight")) is missing")
