@@ -105,7 +105,7 @@ def points(rows):
     for name, row in rows.items():
         for size, times in row.get("points", {}).items():
             lines.append([name.removeprefix("scaling-"), size, f"{min(times):.3f}", str(len(times))])
-    return aligned(["sweep", "size", "least s a step", "runs"], lines, "| ") if lines else ""
+    return aligned(["sweep", "size", "least processor s a step", "runs"], lines, "| ") if lines else ""
 
 
 # The chart
