@@ -3,6 +3,7 @@
 import json
 import math
 
+import epoch
 from figures import FIGURES
 from support import ROOT, median
 
@@ -51,8 +52,9 @@ def cells(name, row):
     ours, theirs = zip(*row["pairs"])
     ratios = figure.ratios(row)
     against = f"{figure.against}: {value(figure, theirs)}" if figure.unit else figure.against
+    few = f" (first {row['rows']})" if row.get("rows", epoch.COUNT) < epoch.COUNT else ""
     return [
-        figure.title,
+        figure.title + few,
         value(figure, ours) if figure.unit else "-",
         against,
         f"{figure.ratio(row):.2f}",
