@@ -206,10 +206,9 @@ extension SequenceClassifier {
     /// - Throws: `FormatError` when a file is missing or broken; `PEFTError` when the folder has no head.
     public static func labels(ofAdapter folder: String) throws -> [String]? {
         guard try AdapterConfigurationFile.read(folder: folder).isClassifier else { return nil }
-        let path = joined(folder, AdapterFolder.weights)
-        let file = try SafetensorsFile(path: path)
-        guard let rows = try? file.tensor(adapterKey("score", "weight")).shape.first, rows > 0 else {
-            throw PEFTError("\(path): the head \(adapterKey("score", "weight")) is missing")
+        let stored = try StoredTensors(folder: folder)
+        guard let rows = try stored.shapes()[adapterKey("score", "weight")]?.first, rows > 0 else {
+            throw PEFTError("\(stored.path): the head \(adapterKey("score", "weight")) is missing")
         }
         let written = joined(folder, AdapterFolder.labels)
         guard PathKind(written) == .file else { return (0..<rows).map { "\($0)" } }

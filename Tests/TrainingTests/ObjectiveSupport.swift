@@ -1,5 +1,6 @@
 import Backbones
 import Formats
+import Foundation
 import PEFT
 import TestSupport
 import Testing
@@ -32,8 +33,11 @@ struct ObjectiveCase {
     let kind: RowKind
     let folder: String
 
-    init(_ kind: RowKind, rows: Int = 8, seed: UInt64 = 5, settings: KeyedList<JSON> = [:]) async throws {
-        folder = try await ChatModels.shared.folder()
+    init(
+        _ kind: RowKind, rows: Int = 8, seed: UInt64 = 5, settings: KeyedList<JSON> = [:], hasReLU: Bool = false
+    ) async throws {
+        let chat = try await ChatModels.shared.folder()
+        folder = hasReLU ? try Self.withReLU(chat) : chat
         let base = try LanguageModel.load(folder, dtype: .float32, device: .cpu)
         let path = try TemporaryFolder.lasting("objective").path + "/rows.jsonl"
         try AtomicFile.write(objectiveRows(kind, rows, seed: seed), to: path)
@@ -43,6 +47,18 @@ struct ObjectiveCase {
         for (key, value) in settings { all[key] = value }
         adapter = try model.attach("lora", all, seed: Seed(seed))
         self.kind = kind
+    }
+
+    /// The same model with ReLU in the place of SiLU.
+    private static func withReLU(_ folder: String) throws -> String {
+        let copy = try TemporaryFolder.lasting("relu").path
+        for name in try FileManager.default.contentsOfDirectory(atPath: folder) {
+            try FileManager.default.copyItem(atPath: folder + "/" + name, toPath: copy + "/" + name)
+        }
+        var json = try JSON.read(path: copy + "/config.json")
+        json["hidden_act"] = "relu"
+        try AtomicFile.write(json.compact, to: copy + "/config.json")
+        return copy
     }
 
     /// Moves every trained tensor, so that nothing begins at zero.
