@@ -94,7 +94,7 @@ public final class Linear {
     public var parameters: [Parameter] { [weight] + (bias.map { [$0] } ?? []) }
 
     /// Whether nothing stands in for weight and bias, and no gradient flows into them.
-    var isFrozen: Bool { weight.isFrozen && bias?.isFrozen != false }
+    package var isFrozen: Bool { weight.isFrozen && bias?.isFrozen != false }
 
     /// Whether the weight is multiplied as it is packed: where no gradient is wanted of what is rounded there.
     var multipliesPacked: Bool {

@@ -17,8 +17,14 @@ import Torch
     ) throws -> (loss: Double, gradients: [Tensor]) {
         let backbone = try model.backbone(seed: 3, dtype: dtype)
         var settings = settings
+        for (key, value) in MethodCase.all.first(where: { $0.name == name })?.settings ?? [:] {
+            settings.appendIfNew(key: key, value: value)
+        }
         let dropout = try AdapterConfiguration(method: name).keys.first { $0.hasSuffix("dropout") }
-        if let dropout { settings[dropout] = 0.25 }
+        // Where a dropout would do nothing, it is refused.
+        if let dropout, refusal({ _ = try AdapterConfiguration(method: name, settings: [dropout: 0.25]) }).isEmpty {
+            settings[dropout] = 0.25
+        }
         let adapter = try adapter(name, settings, on: backbone)
         try adapter.randomise(seed: 5, by: 0.1)
         if let count {

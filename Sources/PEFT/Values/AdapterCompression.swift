@@ -98,6 +98,11 @@ private struct AdapterSource {
         try AdapterFolder.requireFolder(folder)
         let stored = try StoredTensors(folder: folder)
         bytes = try MappedFile(path: stored.path).count
+        if let name = stored.firstOfWholeNumbers {
+            throw PEFTError(
+                "\(folder): \"\(name)\" holds positions; signs and a scale cannot stand for them, so adapters of this "
+                    + "type are not compressed")
+        }
         let names = try stored.shapes().keys
         guard names.contains(where: { name in !Self.zeroStarts.contains { name.hasSuffix($0) } }) else {
             configuration = try AdapterConfigurationFile.read(folder: folder)

@@ -63,6 +63,12 @@ enum StoredTensors {
         return shapes
     }
 
+    /// The first tensor of whole numbers, such as positions, or nil.
+    var firstOfWholeNumbers: String? {
+        guard case .plain(let file) = self else { return nil }
+        return file.tensors.first { $0.value.type.dtype.map { !$0.isFloatingPoint } ?? false }?.key
+    }
+
     /// The number of values.
     var count: Double {
         switch self {
