@@ -231,7 +231,7 @@ struct AdapterFolderTests {
         let (method, key, value) = HostileSettings.all[index]
         let backbone = try await backbone()
         try withTemporaryFolder { folder in
-            let adapter = try randomAdapter(backbone, method: method.name, settings: method.settings)
+            let adapter = try randomAdapter(backbone, method: method, settings: [:])
             try adapter.save(to: folder("adapter"))
             adapter.detach()
             var json = try JSON.read(path: folder("adapter/adapter_config.json"))
