@@ -3,6 +3,7 @@
 import json
 import math
 
+import epoch
 from figures import FIGURES
 from support import ROOT, median
 
@@ -51,8 +52,9 @@ def cells(name, row):
     ours, theirs = zip(*row["pairs"])
     ratios = figure.ratios(row)
     against = f"{figure.against}: {value(figure, theirs)}" if figure.unit else figure.against
+    few = f" (first {row['rows']})" if row.get("rows", epoch.COUNT) < epoch.COUNT else ""
     return [
-        figure.title,
+        figure.title + few,
         value(figure, ours) if figure.unit else "-",
         against,
         f"{figure.ratio(row):.2f}",
@@ -105,7 +107,7 @@ def points(rows):
     for name, row in rows.items():
         for size, times in row.get("points", {}).items():
             lines.append([name.removeprefix("scaling-"), size, f"{min(times):.3f}", str(len(times))])
-    return aligned(["sweep", "size", "least s a step", "runs"], lines, "| ") if lines else ""
+    return aligned(["sweep", "size", "least processor s a step", "runs"], lines, "| ") if lines else ""
 
 
 # The chart

@@ -12,8 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from support import MODEL, converted_model, in_turn, long_rows, lora_settings, median, run, step_words, train
-from support import train_command
+from support import MODEL, converted_model, in_turn, lora_settings, long_rows, median, run, step_words, train, train_command
 
 WARM_UP = 2
 FORMS = {
@@ -25,10 +24,16 @@ FORMS = {
 }
 
 
-def weights(folder, data, words, options):
+def options_of(form):
+    """Blocks are in the GGUF file alone; the others begin from the same values in a folder."""
+    return {"model": MODEL if form.endswith("blocks") else converted_model(), "settings": lora_settings()}
+
+
+def weight_bytes(form, data, folder):
     """The bytes that the frozen weights take, as the plan of the run says."""
-    command = train_command(data, folder / "plan", *words, "--dry-run", "--json", **options)
-    return json.loads(run(command))["memory_bytes"]["frozen_weights"]
+    words = [*step_words("bfloat16"), *FORMS[form], "--dry-run", "--json"]
+    plan = run(train_command(data, folder / "none", *words, steps=1, **options_of(form)))
+    return json.loads(plan)["memory_bytes"]["frozen_weights"]
 
 
 def main():
@@ -39,24 +44,23 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data, _ = long_rows(folder)
-        words = {form: [*step_words("bfloat16"), *extra] for form, extra in FORMS.items()}
-        # Blocks are in the GGUF file alone; the others begin from the same values in a folder.
-        models = {form: MODEL if form.endswith("blocks") else converted_model() for form in FORMS}
-        common = {form: {"model": models[form], "settings": lora_settings(), "steps": options.steps} for form in FORMS}
-        measures = [lambda form=form: train(folder, data, *words[form], **common[form]) for form in FORMS]
-        runs = dict(zip(FORMS, in_turn(options.rounds, *measures)))
-        seconds = {form: median(s for r in runs[form] for s in r["seconds"][WARM_UP:]) for form in FORMS}
-        peak = {form: max(r["peak"] for r in runs[form]) for form in FORMS}
-        first = next(iter(FORMS))
-        print(f"{'weights held as':20}{'take':>9}{'peak':>9}{'of plain':>9}{'step':>9}{'of plain':>9}{'spread':>8}   loss")
-        for form in FORMS:
-            medians = [median(r["seconds"][WARM_UP:]) for r in runs[form]]
-            spread = (max(medians) - min(medians)) / median(medians)
-            losses = runs[form][0]["losses"]
-            held = weights(folder, data, words[form], common[form])
-            print(f"{form:20}{held / 1e6:6.0f} MB{peak[form] / 1e6:6.0f} MB"
-                  f"{peak[form] / peak[first]:9.2f}{seconds[form] * 1000:6.0f} ms{seconds[form] / seconds[first]:9.2f}"
-                  f"{spread:8.0%}   {losses[0]:.4f} to {losses[-1]:.4f}")
+        measures = [
+            lambda form=form: train(
+                folder, data, *step_words("bfloat16"), *FORMS[form], steps=options.steps, **options_of(form))
+            for form in FORMS
+        ]
+        print(f"{'weights held as':20}{'take':>9}{'peak':>9}{'ratio':>7}{'s a step':>10}{'ratio':>7}{'cpu s':>8}{'ratio':>7}   loss")
+        first = None
+        for form, runs in zip(FORMS, in_turn(options.rounds, *measures)):
+            step = median(seconds for one in runs for seconds in one["seconds"][WARM_UP:])
+            work = median(seconds for one in runs for seconds in one["processor"][WARM_UP:])
+            peak, losses = max(one["peak"] for one in runs), runs[0]["losses"]
+            first = first or (peak, step, work)
+            print(
+                f"{form:20}{weight_bytes(form, data, folder) / 1e6:6.0f} MB{peak / 1e6:6.0f} MB{peak / first[0]:7.2f}"
+                f"{step:10.3f}{step / first[1]:7.2f}{work:8.2f}{work / first[2]:7.2f}   {losses[0]:.4f} to {losses[-1]:.4f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -124,10 +124,14 @@ def run_steps(command):
     begin, clocks, said = time.perf_counter(), [], []
     with tempfile.TemporaryFile("w+") as output:
         with subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True) as process:
-            for line in process.stderr:
-                said.append(line)
-                if line.startswith(("the first row of step 1 ", "step ")):
-                    clocks.append((time.perf_counter() - begin, processor_seconds(process.pid)))
+            try:
+                for line in process.stderr:
+                    said.append(line)
+                    if line.startswith(("the first row of step 1 ", "step ")):
+                        clocks.append((time.perf_counter() - begin, processor_seconds(process.pid)))
+            except BaseException:
+                process.kill()
+                raise
         if process.returncode != 0:
             raise RuntimeError(f"graft train ended with {process.returncode}: {''.join(said)[-2000:]}")
         output.seek(0)
