@@ -40,7 +40,9 @@ import Torch
         return try backbone.logits(ids)
     }
 
-    private func row(_ tensor: Tensor, _ index: Int) throws -> Tensor { try tensor.narrowed(0, start: index, length: 1) }
+    private func row(_ tensor: Tensor, _ index: Int) throws -> Tensor {
+        try tensor.narrowed(0, start: index, length: 1)
+    }
 
     @Test(arguments: [Routing.Form.automatic, .gathered, .grouped], [1, 7])
     func aMixedBatchIsEachRowAlone(form: Routing.Form, length: Int) throws {
@@ -162,7 +164,8 @@ import Torch
             #expect(try backbone.generateBatch(prompts: prompts, settings: settings, routing: routing) == expected)
             #expect(
                 refusal {
-                    _ = try backbone.generateBatch(prompts: Array(prompts.dropLast()), settings: settings, routing: routing)
+                    _ = try backbone.generateBatch(
+                        prompts: Array(prompts.dropLast()), settings: settings, routing: routing)
                 }.contains("chosen for 8"))
         }
     }
@@ -265,7 +268,7 @@ import Torch
         var context = Context()
         context.routing = try bank.routing(["a", nil, "a"])
         #expect(refusal { _ = try backbone.logits(ids, context) }.contains("chosen for 3 rows, but the pass has 2"))
-        #expect(refusal { _ = try bank.routing(["b"]) }.contains("\"b\"") )
+        #expect(refusal { _ = try bank.routing(["b"]) }.contains("\"b\""))
         #expect(refusal { try bank.add(made(), as: "") }.contains("needs a name"))
         for settings: KeyedList<JSON> in [["modules_to_save": ["lm_head"]], ["bias": "all"]] {
             let other = try model.backbone()

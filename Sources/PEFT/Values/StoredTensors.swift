@@ -34,6 +34,14 @@ enum StoredTensors {
         self = .plain(try SafetensorsFile(path: plain))
     }
 
+    /// Whether an adapter's folder is compressed and holds changes of what the base model begins tensors with.
+    ///
+    /// - Throws: As ``init(folder:)``.
+    static func startsFromModel(_ folder: String) throws -> Bool {
+        guard PathKind(joined(folder, ternaryName)) == .file else { return false }
+        return try TernaryFile(path: joined(folder, ternaryName)).tensors.values.contains { $0.start == .own }
+    }
+
     var path: String {
         switch self {
         case .plain(let file): file.file.path
