@@ -120,7 +120,9 @@ package final class ReversibleBlocks: BlockExecution {
             return (
                 [end.first, end.second],
                 { [end] incoming in
-                    guard let known = incoming.compactMap({ $0 }).first else { return Array(repeating: nil, count: count) }
+                    guard let known = incoming.compactMap({ $0 }).first else {
+                        return Array(repeating: nil, count: count)
+                    }
                     var gradient = (
                         first: try incoming[0] ?? known.zerosLike(), second: try incoming[1] ?? known.zerosLike()
                     )
