@@ -68,7 +68,7 @@ package struct ReversibleLayer {
 /// Both streams begin as the embedded tokens; their mean is what leaves the blocks. They are fp32, or wider where the
 /// model is, because each layer backwards divides rounding errors by its factors.
 package final class ReversibleBlocks: BlockExecution {
-    /// The lower layers that are run backwards; the others keep their activations. Both compute the same.
+    /// The lower layers that are run backwards; the others compute the same and keep their activations.
     package let reversible: Int
     /// After so many layers the streams are kept, so that errors do not grow over all layers.
     package let interval: Int
