@@ -22,7 +22,7 @@ ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench bench-quick bench-packing bench-selected bench-storage bench-tokenizer fuzz format lint docs install clean fuzz-coverage
+.PHONY: help setup oracle build engine packages test demo bench bench-quick bench-execution bench-packing bench-selected bench-storage bench-tokenizer fuzz format lint docs install clean fuzz-coverage
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -73,6 +73,9 @@ bench-quick: oracle build ## Check in under 3 minutes that no figure is far beyo
 
 bench-packing: oracle build ## Measure packed rows beside rows that are filled up
 	@.graft/oracle/bin/python Benchmarks/packing.py
+
+bench-execution: oracle build ## Measure checkpoints, MEFT and IST beside LoRA
+	@.graft/oracle/bin/python Benchmarks/execution.py
 
 bench-selected: oracle build ## Measure methods that train selected parameters beside LoRA
 	@.graft/oracle/bin/python Benchmarks/selected.py

@@ -116,7 +116,8 @@ struct TrainOptions: ParsableArguments {
     var device: DeviceChoice?
 
     @Option(
-        help: "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits. (default: auto)")
+        help: "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits. (default: auto)"
+    )
     var memory: MemoryUse?
 
     @Option(help: ArgumentHelp("Threads of one operator. (default: all cores)", valueName: "count"))

@@ -139,7 +139,9 @@ public struct Recipe: Sendable {
         Field("quantization", \.quantization, "how frozen weights are held"),
         Field("double_quant", \.doubleQuant, "whether the scales of nf4 are quantised, too"),
         Field("device", \.device, "where the model runs"),
-        Field("memory", \.memory, "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits"),
+        Field(
+            "memory", \.memory,
+            "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits"),
         Field("gradient_checkpointing", \.gradientCheckpointing, "which blocks those are; else memory decides"),
         Field("seed", \.seed, "every random number of the run comes from it"),
         Field("threads", \.threads, "processor threads of one operator"),

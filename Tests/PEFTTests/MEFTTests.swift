@@ -81,7 +81,8 @@ import Torch
         var worst = 0.0
         for trainable in adapter.trainables {
             let gap = try relativeGap(
-                #require(trainable.tensor.grad, "\(trainable.name)"), file.tensor("gradient." + trainable.name).tensor())
+                #require(trainable.tensor.grad, "\(trainable.name)"), file.tensor("gradient." + trainable.name).tensor()
+            )
             worst = max(worst, gap)
             #expect(gap < 1e-3, "\(trainable.name)")
         }

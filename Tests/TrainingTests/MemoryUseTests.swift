@@ -78,7 +78,9 @@ import Training
             #expect(choices.first == GradientCheckpointing.none && choices.last == .all)
             let layers = 2
             for count in 0...layers {
-                let kept = try plan { $0.gradientCheckpointing = count == 0 ? GradientCheckpointing.none : .blocks(count) }
+                let kept = try plan {
+                    $0.gradientCheckpointing = count == 0 ? GradientCheckpointing.none : .blocks(count)
+                }
                 #expect(try activations(kept) <= activations(fast))
             }
         }

@@ -127,7 +127,9 @@ public struct MEFT: Method {
     }
 
     /// The factors of both streams.
-    var factors: (lambda: Double, beta: Double) { (lambda ?? (variant == 2 ? 1 : 0.1), beta ?? (variant == 1 ? 1 : 0.1)) }
+    var factors: (lambda: Double, beta: Double) {
+        (lambda ?? (variant == 2 ? 1 : 0.1), beta ?? (variant == 1 ? 1 : 0.1))
+    }
 
     /// The coupling of a block.
     private func layer(
