@@ -43,7 +43,7 @@ import Torch
                 let same = try trainable.tensor.detached().isIdentical(to: old)
                 #expect(try same != trained.contains(layer(trainable)), "\(trainable.name)")
             }
-            #expect(adapter.trainables.allSatisfy(\.tensor.requiresGrad))
+            #expect(adapter.trainables.allSatisfy { $0.tensor.requiresGrad })
         }
         #expect(seen.count > 3)
     }
