@@ -28,7 +28,8 @@ import Testing
             let report = try await graft(options + ["--json"]).json()
             let (before, after) = (try #require(report["bytes_before"]?.int), try #require(report["bytes_after"]?.int))
             let bound = try #require(report["entropy_bound_bytes"]?.double)
-            #expect(after < before / 10 && Double(try #require(report["code_bytes"]?.int)) > 0.97 * bound)
+            let code = try #require(report["code_bytes"]?.int)
+            #expect(after < before / 10 && Double(code) > 0.97 * bound)
             let size = try FileManager.default.attributesOfItem(atPath: folder("small/adapter_model.ternary"))[.size]
             #expect(size as? Int == after)
             let text = try await graft(options)
@@ -112,7 +113,7 @@ import Testing
                 for key in ["ids", "text", "prompt_tokens", "stop_reason"] { #expect(answer[key] == expected[key]) }
                 #expect(answer["adapter"]?.string == name)
             }
-            #expect(Set([answers[0], answers[3], answers[4]].map { $0["ids"] }).count == 3)
+            #expect(Set([answers[0], answers[3], answers[4]].map { $0["ids"]?.compact }).count == 3)
 
             for (row, word) in [
                 (["prompt": "a", "adapter": "tow"], "Did you mean \"two\"?"), (["prompt": "a", "adapter": 1], "an integer"),

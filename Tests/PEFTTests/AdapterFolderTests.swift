@@ -232,7 +232,8 @@ struct AdapterFolderTests {
         let method = try #require(MethodCase.all.first { $0.name == name })
         let backbone = try await backbone()
         try withTemporaryFolder { folder in
-            let adapter = try randomAdapter(backbone, method: method)
+            let adapter = try method.adapter(on: backbone)
+            try adapter.randomise(seed: 4)
             try adapter.save(to: folder("adapter"))
             adapter.detach()
             var json = try JSON.read(path: folder("adapter/adapter_config.json"))

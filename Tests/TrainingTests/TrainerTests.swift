@@ -293,7 +293,8 @@ import Training
         try await withTemporaryFolder { folder in
             var recipe = try await recipe(folder)
             recipe.method = method
-            recipe.settings = [:]
+            // Blocks as large as by default do not fit into the tiny model.
+            recipe.settings = try MethodRegistry.entry(method).type == MiSS.self ? ["r": 4] : [:]
             recipe.steps = 5
             recipe.saveSteps = 3
             recipe.schedule = .constant

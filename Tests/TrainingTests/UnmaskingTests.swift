@@ -59,7 +59,8 @@ import Training
             "id3", ["budget": JSON(full.parameterCount), "max_steps": 1], steps: 3)
         #expect(losses == same)
         for (a, b) in zip(full.trainables, all.trainables) {
-            #expect(try a.name == b.name && a.tensor.isIdentical(to: b.tensor), "\(a.name)")
+            #expect(a.name == b.name)
+            #expect(try a.tensor.isIdentical(to: b.tensor), "\(a.name)")
         }
     }
 
