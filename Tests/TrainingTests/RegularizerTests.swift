@@ -107,7 +107,7 @@ import Training
 
     @Test("With ReLU the density's weight leaves fewer activations that are not zero; frozen weights stay")
     func densityFalls() async throws {
-        func train(_ weight: Double, steps: Int = 30) async throws -> (density: Double, loss: Double) {
+        func train(_ weight: Double, steps: Int = 60) async throws -> (density: Double, loss: Double) {
             let example = try await ObjectiveCase(
                 .text, settings: ["target_modules": "all-linear", "r": 8], hasReLU: true)
             let before = try example.model.backbone.parameters.map { try $0.frozen.cloned() }

@@ -43,10 +43,11 @@ struct EffectiveUpdates {
         try AdapterFolder.requireFolder(folder)
         let configuration = try AdapterConfigurationFile.read(folder: folder)
         let stored = try StoredTensors(folder: folder)
-        let names = try stored.shapes().keys
+        let names = stored.names
         if let method = configuration.method as? LoRA, !method.useDoRA,
             names.allSatisfy({ $0.hasSuffix(Self.down) || $0.hasSuffix(Self.up) })
         {
+            _ = try stored.shapes()
             (self.configuration, isPlainLoRA) = (configuration, true)
             try readFactors(method, stored, names)
         } else {

@@ -49,6 +49,14 @@ enum StoredTensors {
         }
     }
 
+    /// The tensors' names.
+    var names: [String] {
+        switch self {
+        case .plain(let file): file.tensors.keys
+        case .ternary(let file): file.tensors.keys
+        }
+    }
+
     /// Names and shapes.
     ///
     /// - Parameter wholeNumbers: The tensors that need not be of floating-point numbers.
