@@ -116,7 +116,9 @@ public struct Recipe: Sendable {
         Field("max_bad_rows", \.maxBadRows, "the share of rows that may be left out because they cannot be used"),
         Field("cache", \.usesCache, "whether the tokens of large files are kept for the next run"),
         Field("objective", \.objective, "what is learnt: sft, dpo or classification"),
-        Field("objective_settings", \.objectiveSettingsValue, "settings of the objective and of what is added to its loss"),
+        Field(
+            "objective_settings", \.objectiveSettingsValue, "settings of the objective and of what is added to its loss"
+        ),
         Field("method", \.method, "how to adapt; `graft methods` lists the names"),
         Field("settings", \.settingsValue, "hyper-parameters of the method and the selection of modules"),
         Field("steps", \.steps, "optimiser steps; else epochs counts"),
