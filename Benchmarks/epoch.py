@@ -8,7 +8,7 @@ are taken in parts of 200, each by both in turn: five rounds are the epoch. Load
 import json
 import time
 
-from support import DATA, LINEARS, RANK, Peer, converted_model, in_turn, lora_settings, run, train_command, write_rows
+from support import DATA, LINEARS, RANK, Peer, converted_model, in_turn, lora_settings, run_steps, train_command, write_rows
 
 COUNT, PART, STEP = 1000, 200, 16
 
@@ -23,7 +23,7 @@ def arithmetic_rows(count):
 
 
 def trainer_server(model):
-    """The peer: a question `rows` trains on them once, with a fresh optimiser, and answers with seconds and loss."""
+    """The peer: a question `rows` trains on them once, with a fresh optimiser, and answers with its seconds."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback
@@ -44,10 +44,11 @@ def trainer_server(model):
 
     class Clock(TrainerCallback):
         def on_step_begin(self, args, state, control, **_):
-            self.begin = getattr(self, "begin", None) or time.perf_counter()
+            self.begin = getattr(self, "begin", None) or (time.perf_counter(), time.process_time())
 
         def on_train_end(self, args, state, control, **_):
-            self.seconds = time.perf_counter() - self.begin
+            self.seconds = time.perf_counter() - self.begin[0]
+            self.processor = time.process_time() - self.begin[1]
 
     def answer(rows, folder):
         clock = Clock()
@@ -60,8 +61,8 @@ def trainer_server(model):
             model=adapted, args=arguments, train_dataset=[encoded(row) for row in rows], callbacks=[clock],
             data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
         )  # fmt: skip
-        loss = trainer.train().training_loss
-        return {"seconds": clock.seconds, "loss": loss}
+        trainer.train()
+        return {"seconds": clock.seconds, "processor": clock.processor}
 
     return answer
 
@@ -79,14 +80,15 @@ def measure(folder, rounds):
         data = write_rows(folder / "asdiv.jsonl", part("graft"))
         output = folder / f"epoch-{time.time_ns()}"
         words = ["--epochs", "1", "--batch-size", STEP, "--packing", "--dtype", "bfloat16", "--json"]
-        result = json.loads(run(train_command(data, output, *words, settings=lora_settings())))
-        return {"seconds": result["seconds"], "loss": result["loss"]}
+        printed, clocks = run_steps(train_command(data, output, *words, settings=lora_settings()))
+        return {"seconds": json.loads(printed)["seconds"], "processor": clocks[-1][1] - clocks[0][1]}
 
     with Peer("epoch.trainer_server", model=converted_model()) as peer:
         peer.ask(rows=rows[: 2 * STEP], folder=str(folder / "trainer"))
         ours, theirs = in_turn(rounds, graft, lambda: peer.ask(rows=part("peft"), folder=str(folder / "trainer")))
-    pairs = [[PART / a["seconds"], PART / b["seconds"]] for a, b in zip(ours, theirs)]
-    return {"epoch": {"pairs": pairs, "rows": min(COUNT, PART * rounds)}}
+    both = list(zip(ours, theirs))
+    pairs, work = ([[PART / a[key], PART / b[key]] for a, b in both] for key in ("seconds", "processor"))
+    return {"epoch": {"pairs": pairs, "processor": work, "rows": min(COUNT, PART * rounds)}}
 
 
 MEASUREMENTS = {"epoch": measure}

@@ -22,12 +22,12 @@ class Figure:
     less: bool = False  # whether less is better
     digits: int = 0
 
-    def ratios(self, row):
-        return [ours / theirs for ours, theirs in row["pairs"]]
+    def ratios(self, row, clock="pairs"):
+        return [ours / theirs for ours, theirs in row[clock]]
 
-    def ratio(self, row):
+    def ratio(self, row, clock="pairs"):
         """The median of the rounds' ratios: each pair was measured one after the other."""
-        return median(self.ratios(row))
+        return median(self.ratios(row, clock))
 
     def reaches(self, ratio, bound):
         return ratio <= bound if self.less else ratio >= bound

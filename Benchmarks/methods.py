@@ -1,6 +1,8 @@
 """A step of LoRTA and of CapaBoost beside a step of Graft's own LoRA of the same rank on the same layers."""
 
-from support import LENGTH, RANK, ROWS, long_rows, median, in_turn, step_words, train
+import functools
+
+from support import RANK, in_turn, long_rows, median, step_words, train
 
 WARM_UP, STEPS = 2, 5
 ATTENTION = 'target_modules=["q_proj","k_proj","v_proj","o_proj"]'
@@ -16,13 +18,12 @@ def measure(method, folder, rounds):
 
     def step(method, settings):
         found = train(folder, data, *step_words("bfloat16"), method=method, settings=settings, steps=STEPS)
-        return median(found["seconds"][WARM_UP:])
+        return [median(found[clock][WARM_UP:]) for clock in ("seconds", "processor")]
 
     own, lora = CASES[method]
     ours, theirs = in_turn(rounds, lambda: step(method, own), lambda: step("lora", lora))
-    return {method: {"pairs": list(zip(ours, theirs)), "tokens": ROWS * LENGTH}}
+    pairs, work = ([[a[clock], b[clock]] for a, b in zip(ours, theirs)] for clock in (0, 1))
+    return {method: {"pairs": pairs, "processor": work}}
 
 
-MEASUREMENTS = {
-    method: lambda folder, rounds, method=method: measure(method, folder, rounds) for method in CASES
-}  # fmt: skip
+MEASUREMENTS = {method: functools.partial(measure, method) for method in CASES}

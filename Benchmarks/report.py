@@ -3,12 +3,13 @@
 import json
 import math
 
+import epoch
 from figures import FIGURES
 from support import ROOT, median
 
 RAW, PAGE, CHART = (ROOT / "docs" / name for name in ("benchmarks.json", "benchmarks.md", "benchmarks.svg"))
 BEGIN, END = "<!-- figures: written by `make bench` -->", "<!-- /figures -->"
-HEADER = ["figure", "Graft", "against", "ratio", "spread", "rounds", "bar", "aim", "reached"]
+HEADER = ["figure", "Graft", "against", "ratio", "spread", "rounds", "by processor time", "bar", "aim", "reached"]
 
 
 # Raw rows
@@ -51,13 +52,15 @@ def cells(name, row):
     ours, theirs = zip(*row["pairs"])
     ratios = figure.ratios(row)
     against = f"{figure.against}: {value(figure, theirs)}" if figure.unit else figure.against
+    few = f" (first {row['rows']})" if row.get("rows", epoch.COUNT) < epoch.COUNT else ""
     return [
-        figure.title,
+        figure.title + few,
         value(figure, ours) if figure.unit else "-",
         against,
         f"{figure.ratio(row):.2f}",
         f"{min(ratios):.2f} to {max(ratios):.2f}" if len(ratios) > 1 else "-",
         str(max(map(len, [row["pairs"], *row.get("points", {}).values()]))),
+        f"{figure.ratio(row, 'processor'):.2f}" if "processor" in row else "-",
         figure.bound(figure.bar),
         figure.bound(figure.aim),
         figure.verdict(row),
@@ -104,7 +107,7 @@ def points(rows):
     for name, row in rows.items():
         for size, times in row.get("points", {}).items():
             lines.append([name.removeprefix("scaling-"), size, f"{min(times):.3f}", str(len(times))])
-    return aligned(["sweep", "size", "least s a step", "runs"], lines, "| ") if lines else ""
+    return aligned(["sweep", "size", "least processor s a step", "runs"], lines, "| ") if lines else ""
 
 
 # The chart

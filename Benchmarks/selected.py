@@ -7,14 +7,12 @@ about as many values; S2FT trains exactly as many. Memory is the peak of the who
 """
 
 import argparse
-import json
-import statistics
-import subprocess
 import tempfile
 from pathlib import Path
 
-from training import GRAFT, LENGTH, MODEL, ROWS, long_texts
+from support import in_turn, long_rows, median, step_words, train
 
+WARM_UP = 2
 ARMS = {
     "LoRA, r 8": ("lora", ["r=8", "target_modules=all-linear"]),
     "PaCA, r 8": ("paca", ["r=8", "target_modules=all-linear"]),
@@ -29,19 +27,8 @@ ARMS = {
 
 def run(arm, data, dtype, steps, folder):
     method, settings = ARMS[arm]
-    output = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    command = [GRAFT, "train", "--model", MODEL, "--data", data, "--method", method, "--dtype", dtype, "--output", output]
-    command += ["--steps", steps, "--batch-size", ROWS, "--max-length", LENGTH, "--lr", "1e-4"]
-    command += ["--warmup-steps", "0", "--schedule", "constant"]
-    command += [word for setting in settings for word in ("--set", setting)]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    adapter = output / "adapter" / "adapter_model.safetensors"
-    return {
-        "steps": [row for row in rows if "tokens_per_second" in row and "loss" in row],
-        "peak": max(row.get("peak_memory_bytes", 0) for row in rows),
-        "file": adapter.stat().st_size,
-    }
+    found = train(folder, data, *step_words(dtype), method=method, settings=settings, steps=steps)
+    return {**found, "file": (found["output"] / "adapter/adapter_model.safetensors").stat().st_size}
 
 
 def main():
@@ -53,23 +40,18 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data, _ = long_texts(folder)
+        data, _ = long_rows(folder)
         print(f"{'dtype':10}{'':14}{'s a step':>10}{'ratio':>8}{'peak':>11}{'ratio':>8}{'file':>11}   loss, first and last")
         for dtype in options.dtypes:
-            runs = {arm: [] for arm in options.arms}
-            for _ in range(options.rounds):
-                for arm in options.arms:
-                    runs[arm].append(run(arm, data, dtype, options.steps, folder))
+            measures = [lambda arm=arm: run(arm, data, dtype, options.steps, folder) for arm in options.arms]
             first = None
-            for arm, rounds in runs.items():
-                # The first two steps of each run are warm-up.
-                seconds = [ROWS * LENGTH / row["tokens_per_second"] for one in rounds for row in one["steps"][2:]]
-                step, peak = statistics.median(seconds), max(one["peak"] for one in rounds)
+            for arm, runs in zip(options.arms, in_turn(options.rounds, *measures)):
+                step = median(seconds for one in runs for seconds in one["seconds"][WARM_UP:])
+                peak, losses = max(one["peak"] for one in runs), runs[0]["losses"]
                 first = first or (step, peak)
-                losses = rounds[0]["steps"]
                 print(
                     f"{dtype:10}{arm:14}{step:10.3f}{step / first[0]:8.2f}{peak / 1e6:8.0f} MB{peak / first[1]:8.2f}"
-                    f"{rounds[0]['file'] / 1e6:8.2f} MB   {losses[0]['loss']:.4f} {losses[-1]['loss']:.4f}",
+                    f"{runs[0]['file'] / 1e6:8.2f} MB   {losses[0]:.4f} {losses[-1]:.4f}",
                     flush=True,
                 )
 

@@ -3,10 +3,9 @@
 Both load the same folder of safetensors, bf16, and take the same step. Graft's clock stops when it reports the step.
 """
 
-import subprocess
 import time
 
-from support import Peer, converted_model, in_turn, long_rows, lora_settings, step_words, train_command
+from support import Peer, converted_model, in_turn, long_rows, lora_settings, run_steps, step_words, train_command
 
 
 def measure(folder, rounds):
@@ -17,23 +16,18 @@ def measure(folder, rounds):
         words = step_words("bfloat16")
         output = folder / f"start-{time.time_ns()}"
         command = train_command(data, output, *words, model=model, settings=lora_settings(), steps=1)
-        begin = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            for line in process.stderr:
-                if line.startswith("step 1/1"):
-                    seconds = time.perf_counter() - begin
-            # The process goes on to write the adapter; it ends before the peer's turn.
-        return seconds
+        return run_steps(command)[1][-1]
 
     def peft():
         with Peer("training.step_server", model=model, ids=ids, dtype="bfloat16") as peer:
-            peer.ask(steps=1)
-            return time.perf_counter() - peer.started
+            answer = peer.ask(steps=1)
+            return time.perf_counter() - peer.started, answer["since_start"]
 
     # Files are read from the disk once before the clock runs.
     graft()
     ours, theirs = in_turn(rounds, graft, peft)
-    return {"start": {"pairs": list(zip(ours, theirs))}}
+    pairs, work = ([[a[clock], b[clock]] for a, b in zip(ours, theirs)] for clock in (0, 1))
+    return {"start": {"pairs": pairs, "processor": work}}
 
 
 MEASUREMENTS = {"start": measure}

@@ -9,14 +9,12 @@ they are. Memory is the peak of the process and what the weights take in it.
 
 import argparse
 import json
-import statistics
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 
-from training import GRAFT, LENGTH, MODEL, ROWS, converted_model, long_texts
+from support import MODEL, converted_model, in_turn, lora_settings, long_rows, median, run, step_words, train, train_command
 
+WARM_UP = 2
 FORMS = {
     "plain bfloat16": ["--quantization", "none"],
     "int8": ["--quantization", "int8"],
@@ -26,30 +24,16 @@ FORMS = {
 }
 
 
-def command(model, data, form, extra):
-    words = [GRAFT, "train", "--model", model, "--data", data, "--dtype", "bfloat16", "--batch-size", ROWS]
-    words += ["--max-length", LENGTH, "--set", "r=8", "--set", "target_modules=all-linear", *FORMS[form], *extra]
-    return list(map(str, words))
+def options_of(form):
+    """Blocks are in the GGUF file alone; the others begin from the same values in a folder."""
+    return {"model": MODEL if form.endswith("blocks") else converted_model(), "settings": lora_settings()}
 
 
-def run(model, data, form, folder, steps):
-    output = folder / f"{form.replace(' ', '-')}-{time.time_ns()}"
-    extra = ["--steps", steps, "--lr", "1e-4", "--schedule", "constant", "--output", output]
-    subprocess.run(command(model, data, form, extra), check=True, capture_output=True, text=True)
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    steps = [row for row in rows if "tokens_per_second" in row and "loss" in row]
-    return {
-        "seconds": [ROWS * LENGTH / row["tokens_per_second"] for row in steps][2:],
-        "peak": max(row.get("peak_memory_bytes", 0) for row in rows),
-        "loss": (steps[0]["loss"], steps[-1]["loss"]),
-    }
-
-
-def weights(model, data, form):
+def weight_bytes(form, data, folder):
     """The bytes that the frozen weights take, as the plan of the run says."""
-    result = subprocess.run(
-        command(model, data, form, ["--steps", "1", "--dry-run", "--json"]), check=True, capture_output=True, text=True)
-    return json.loads(result.stdout)["memory_bytes"]["frozen_weights"]
+    words = [*step_words("bfloat16"), *FORMS[form], "--dry-run", "--json"]
+    plan = run(train_command(data, folder / "none", *words, steps=1, **options_of(form)))
+    return json.loads(plan)["memory_bytes"]["frozen_weights"]
 
 
 def main():
@@ -59,25 +43,24 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data, _ = long_texts(folder)
-        folder_of_model = converted_model()
-        # Blocks are in the GGUF file alone; the others begin from the same values in a folder.
-        models = {form: MODEL if form.endswith("blocks") else folder_of_model for form in FORMS}
-        runs = {form: [] for form in FORMS}
-        for _ in range(options.rounds):
-            for form in FORMS:
-                runs[form].append(run(models[form], data, form, folder, options.steps))
-        seconds = {form: statistics.median(s for r in runs[form] for s in r["seconds"]) for form in FORMS}
-        peak = {form: max(r["peak"] for r in runs[form]) for form in FORMS}
-        first = next(iter(FORMS))
-        print(f"{'weights held as':20}{'take':>9}{'peak':>9}{'of plain':>9}{'step':>9}{'of plain':>9}{'spread':>8}   loss")
-        for form in FORMS:
-            medians = [statistics.median(r["seconds"]) for r in runs[form]]
-            spread = (max(medians) - min(medians)) / statistics.median(medians)
-            loss = runs[form][0]["loss"]
-            print(f"{form:20}{weights(models[form], data, form) / 1e6:6.0f} MB{peak[form] / 1e6:6.0f} MB"
-                  f"{peak[form] / peak[first]:9.2f}{seconds[form] * 1000:6.0f} ms{seconds[form] / seconds[first]:9.2f}"
-                  f"{spread:8.0%}   {loss[0]:.4f} to {loss[1]:.4f}")
+        data, _ = long_rows(folder)
+        measures = [
+            lambda form=form: train(
+                folder, data, *step_words("bfloat16"), *FORMS[form], steps=options.steps, **options_of(form))
+            for form in FORMS
+        ]
+        print(f"{'weights held as':20}{'take':>9}{'peak':>9}{'ratio':>7}{'s a step':>10}{'ratio':>7}{'cpu s':>8}{'ratio':>7}   loss")
+        first = None
+        for form, runs in zip(FORMS, in_turn(options.rounds, *measures)):
+            step = median(seconds for one in runs for seconds in one["seconds"][WARM_UP:])
+            work = median(seconds for one in runs for seconds in one["processor"][WARM_UP:])
+            peak, losses = max(one["peak"] for one in runs), runs[0]["losses"]
+            first = first or (peak, step, work)
+            print(
+                f"{form:20}{weight_bytes(form, data, folder) / 1e6:6.0f} MB{peak / 1e6:6.0f} MB{peak / first[0]:7.2f}"
+                f"{step:10.3f}{step / first[1]:7.2f}{work:8.2f}{work / first[2]:7.2f}   {losses[0]:.4f} to {losses[-1]:.4f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

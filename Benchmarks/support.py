@@ -110,6 +110,34 @@ def run(command, **options):
     return done.stdout
 
 
+def processor_seconds(process):
+    """The seconds that all threads of a process have computed."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run_steps(command):
+    """Runs a training; returns standard output and, for the start and the end of each step, both clocks since it began.
+
+    Each item is (seconds, processor seconds); the first is taken where the first row has been shown, before step 1.
+    """
+    begin, clocks, said = time.perf_counter(), [], []
+    with tempfile.TemporaryFile("w+") as output:
+        with subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                for line in process.stderr:
+                    said.append(line)
+                    if line.startswith(("the first row of step 1 ", "step ")):
+                        clocks.append((time.perf_counter() - begin, processor_seconds(process.pid)))
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            raise RuntimeError(f"graft train ended with {process.returncode}: {''.join(said)[-2000:]}")
+        output.seek(0)
+        return output.read(), clocks
+
+
 def train_command(data, output, *words, model=MODEL, method="lora", settings=(), steps=None, lr="1e-4"):
     """The command of a run whose steps all are alike: nothing is saved, evaluated or scheduled between them."""
     command = [GRAFT, "train", "--model", model, "--data", data, "--method", method, "--output", output, "--lr", lr]
@@ -128,14 +156,15 @@ def step_words(dtype, rows=ROWS, length=LENGTH):
 
 
 def train(folder, data, *words, **options):
-    """Trains, and returns the seconds, losses and metrics of every step, the peak of memory, and the run folder."""
+    """Trains; returns seconds, processor seconds, losses and metrics of every step, peak memory, and the run folder."""
     output = folder / f"run-{time.time_ns()}"
-    run(train_command(data, output, *words, **options))
+    _, clocks = run_steps(train_command(data, output, *words, **options))
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "tokens_per_second" in row and "loss" in row]
     counts = [b["tokens"] - a for a, b in zip([0] + [row["tokens"] for row in steps], steps)]
     return {
         "seconds": [count / row["tokens_per_second"] for count, row in zip(counts, steps)],
+        "processor": [after - before for (_, before), (_, after) in zip(clocks, clocks[1:])],
         "losses": [row["loss"] for row in steps],
         "peak": max(row["peak_memory_bytes"] for row in steps),
         "steps": steps,

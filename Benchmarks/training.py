@@ -4,6 +4,7 @@ One step: LoRA of rank 8 on all seven linear layers of SmolLM2-135M, 4 rows of 2
 for token. The peer's process stays, so that only its first round pays for warming up; Graft's begins anew in each round.
 """
 
+import functools
 import time
 
 from support import LENGTH, LINEARS, RANK, ROWS, Peer, converted_model, in_turn, long_rows, lora_settings, median
@@ -28,16 +29,20 @@ def step_server(model, ids, dtype):
     batch = torch.tensor(ids)
 
     def answer(steps):
-        seconds, losses = [], []
+        seconds, processor, losses = [], [], []
         for _ in range(steps):
-            begin = time.perf_counter()
+            begin, computed = time.perf_counter(), time.process_time()
             loss = adapted(input_ids=batch, labels=batch).loss
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
             losses.append(loss.item())
             seconds.append(time.perf_counter() - begin)
-        return {"seconds": seconds, "losses": losses, "peak": peak_memory()}
+            processor.append(time.process_time() - computed)
+        return {
+            "seconds": seconds, "processor": processor, "losses": losses, "peak": peak_memory(),
+            "since_start": time.process_time(),
+        }  # fmt: skip
 
     return answer
 
@@ -59,12 +64,13 @@ def measure(dtype, folder, rounds):
     name = {"float32": "fp32", "bfloat16": "bf16"}[dtype]
     losses = {"losses": {"graft": ours[0]["losses"][:WARM_UP], "peft": first["losses"]}}
     speeds = [[speed(a["seconds"][WARM_UP:]), speed(b["seconds"])] for a, b in zip(ours, theirs)]
+    work = [[speed(a["processor"][WARM_UP:]), speed(b["processor"])] for a, b in zip(ours, theirs)]
     # A high-water mark only rises: the peer's is that of its last round.
     memory = [[run["peak"], theirs[-1]["peak"]] for run in ours]
-    return {f"training-{name}": {"pairs": speeds, **losses}, f"memory-{name}": {"pairs": memory}}
+    return {f"training-{name}": {"pairs": speeds, "processor": work, **losses}, f"memory-{name}": {"pairs": memory}}
 
 
 MEASUREMENTS = {
-    "training-bf16": lambda folder, rounds: measure("bfloat16", folder, rounds),
-    "training-fp32": lambda folder, rounds: measure("float32", folder, rounds),
+    "training-bf16": functools.partial(measure, "bfloat16"),
+    "training-fp32": functools.partial(measure, "float32"),
 }

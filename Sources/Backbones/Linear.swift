@@ -94,7 +94,7 @@ public final class Linear {
     public var parameters: [Parameter] { [weight] + (bias.map { [$0] } ?? []) }
 
     /// Whether nothing stands in for weight and bias, and no gradient flows into them.
-    var isFrozen: Bool { weight.isFrozen && bias?.isFrozen != false }
+    package var isFrozen: Bool { weight.isFrozen && bias?.isFrozen != false }
 
     /// Whether the weight is multiplied as it is packed: where no gradient is wanted of what is rounded there.
     var multipliesPacked: Bool {
@@ -131,6 +131,9 @@ public final class Linear {
     ///
     /// - Throws: `TorchError` when the input's size differs; what the adapter throws.
     public func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
-        try Linear.outputs(of: [self], for: input, context)[0]
+        guard !context.usesAdapters, parameters.contains(where: { $0.replacement != nil }) else {
+            return try Linear.outputs(of: [self], for: input, context)[0]
+        }
+        return try parameters.pretrained { try Linear.outputs(of: [self], for: input, context)[0] }
     }
 }

@@ -70,6 +70,11 @@ public final class Llama: Backbone {
     /// - Throws: `ModelError` when the ids are no batch, packed rows do not fit them, or the cache is full; `TorchError`
     ///   when an id is unknown.
     public func hiddenStates(_ ids: Tensor, _ context: Context) throws -> Tensor {
+        guard context.usesAdapters else { return try parameters.pretrained { try states(of: ids, context) } }
+        return try states(of: ids, context)
+    }
+
+    private func states(of ids: Tensor, _ context: Context) throws -> Tensor {
         let prefix = attentionStates.map { $0.length(in: context) }.max() ?? 0
         let virtualTokens = context.usesAdapters ? embedding.adapter?.virtualTokens(in: context) ?? 0 : 0
         if !hasOccupiedSlots(context), let states = try packedDecoder?.states(after: ids, context) { return states }

@@ -76,14 +76,16 @@ final class LlamaBlock: TransformerBlock {
     }
 }
 
-/// The gated MLP: `down(silu(gate(x)) * up(x))`.
+/// The gated MLP: `down(act(gate(x)) * up(x))`.
 private final class LlamaMLP {
     private let gate: Linear
     private let up: Linear
     private let down: Linear
     private let path: String
+    private let activation: LlamaConfiguration.Activation
 
     init(_ configuration: LlamaConfiguration, layer: Int, path: String, _ weights: LlamaWeights) throws {
+        activation = configuration.activation
         let (hidden, inner) = (configuration.hiddenSize, configuration.intermediateSize)
         func projection(_ name: String, _ role: LinearRole, out: Int, in inputs: Int) throws -> Linear {
             try weights.linear(
@@ -99,7 +101,8 @@ private final class LlamaMLP {
 
     func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
         let inner = try Linear.outputs(of: [gate, up], for: input, context)
-        let product = try swiglu(gate: inner[0], up: inner[1])
+        let product =
+            try activation == .silu ? swiglu(gate: inner[0], up: inner[1]) : activation(inner[0]) * inner[1]
         return try down(context.observed(product, path + ".act_fn"), context)
     }
 }

@@ -1,4 +1,5 @@
 import Formats
+import Torch
 
 /// The facts of a Llama-family model, as Hugging Face's `config.json` has them.
 public struct LlamaConfiguration: Sendable {
@@ -30,11 +31,28 @@ public struct LlamaConfiguration: Sendable {
     public let attentionOutputBias: Bool
     /// Whether the layers of the MLPs have biases.
     public let mlpBias: Bool
+    /// What the gates of the MLPs pass through.
+    public let activation: Activation
     /// The positions.
     public let rotary: RotaryEmbedding
     /// The whole `config.json`, for writing it again.
     public let json: JSON
     private let windows: SlidingWindows
+
+    /// What the gate of an MLP passes through, by the names of `hidden_act`.
+    public enum Activation: String, Sendable {
+        case silu, relu
+
+        /// The function, elementwise.
+        ///
+        /// - Throws: `TorchError` when memory is short.
+        public func callAsFunction(_ gate: Tensor) throws -> Tensor {
+            switch self {
+            case .silu: try Torch.silu(gate)
+            case .relu: try Torch.relu(gate)
+            }
+        }
+    }
 
     /// The architectures that can be loaded, by `model_type`.
     public static let modelTypes = ["llama", "mistral", "qwen2", "qwen3"]
@@ -74,6 +92,7 @@ public struct LlamaConfiguration: Sendable {
         attentionBias = modelType == "qwen2" || bias
         attentionOutputBias = modelType != "qwen2" && bias
         mlpBias = try reader.bool("mlp_bias", default: false)
+        activation = try reader.activation()
         rotary = try reader.rotary(dimension: headDim, maxPositions: maxPositionEmbeddings)
         windows = try reader.windows(modelType: modelType, layers: numHiddenLayers)
         try reader.refuseWhatChangesTheMathematics()
@@ -153,10 +172,16 @@ private struct ConfigReader {
         return type
     }
 
-    func refuseWhatChangesTheMathematics() throws {
-        if let activation = present("hidden_act"), activation.string != "silu" {
-            throw error("hidden_act", "the activation \(activation.compact) is not supported; expected \"silu\"")
+    func activation() throws -> LlamaConfiguration.Activation {
+        guard let value = present("hidden_act") else { return .silu }
+        guard let activation = value.string.flatMap(LlamaConfiguration.Activation.init) else {
+            throw error(
+                "hidden_act", "the activation \(value.compact) is not supported; expected \"silu\" or \"relu\"")
         }
+        return activation
+    }
+
+    func refuseWhatChangesTheMathematics() throws {
         if present("quantization_config") != nil {
             throw error(
                 "quantization_config", "quantised checkpoints cannot be loaded; use the original or a GGUF file")

@@ -28,7 +28,9 @@ final class PackedDecoder {
 
     /// Makes the decoder; nil when a weight is not packed or a norm is not in fp32 in main memory.
     init?(_ configuration: LlamaConfiguration, embedding: Parameter, blocks: [Block], norm: Parameter) {
-        guard embedding.packed is PackedMatrix, !blocks.isEmpty, let finalNorm = Self.place(norm) else { return nil }
+        guard configuration.activation == .silu, embedding.packed is PackedMatrix, !blocks.isEmpty,
+            let finalNorm = Self.place(norm)
+        else { return nil }
         var layers: [cblocks_layer] = []
         for (index, block) in blocks.enumerated() {
             guard let layer = Self.layer(block, window: configuration.slidingWindow(layer: index)) else { return nil }

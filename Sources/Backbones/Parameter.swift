@@ -77,3 +77,13 @@ public final class Parameter {
         path.lastIndex(of: ".").map { String(path[..<$0]) } ?? ""
     }
 }
+
+extension [Parameter] {
+    /// Runs `body` with the pretrained values, whatever stands in for them.
+    func pretrained<Result>(_ body: () throws -> Result) rethrows -> Result {
+        let replaced = filter { $0.replacement != nil }.map { ($0, $0.replacement) }
+        for (parameter, _) in replaced { parameter.replacement = nil }
+        defer { for (parameter, value) in replaced { parameter.replacement = value } }
+        return try body()
+    }
+}

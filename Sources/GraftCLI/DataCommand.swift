@@ -49,11 +49,14 @@ struct DataCommand: ParsableCommand {
         guard let model, !files.isEmpty else { return }
         let text = try TextModel.load(model)
         let limit = min(maxLength, text.maxPositions ?? maxLength)
-        var options = reading.options(maxLength: limit)
+        let sources = files.map { DataSource(argument: $0) }
+        let kind = try sources.first.map { try RowKind(of: $0.path, columns: reading.columns) } ?? .text
+        var options = reading.options(maxLength: limit, rows: kind)
         // All bad rows are to be seen here, and refused at the end if they are too many.
         let allowed = options.maxBadRows
         options.maxBadRows = 1
-        let data = try Dataset(files.map { DataSource(argument: $0) }, text: text, options: options)
+        let data = try Dataset(sources, text: text, options: options)
+        if kind == .labelled { options.labels = data.labels }
         let evalData = try evalData.map { try Dataset([DataSource($0)], text: text, options: options) }
         let report = try DataReport(
             data, evalData: evalData, maxLength: limit, tokenizer: text.tokenizer, rows: rows)

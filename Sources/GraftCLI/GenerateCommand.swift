@@ -6,7 +6,11 @@ struct GenerateCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "generate",
         abstract: "Let a model go on from a prompt, or answer in chat form.",
-        discussion: "The text appears on standard output as it is written, without the prompt.")
+        discussion: """
+            The text appears on standard output as it is written, without the prompt. With --rows several texts are \
+            written at once, each with an adapter of its own: --adapter is repeated, FOLDER or NAME=FOLDER, and a row is \
+            {"prompt": text} or {"messages": [...]} with "adapter": the name (by default the folder's) or null.
+            """)
 
     @OptionGroup(title: "Model") var options: ModelOptions
 
@@ -19,6 +23,12 @@ struct GenerateCommand: ParsableCommand {
     @Option(help: ArgumentHelp("With --chat: the system's message before it.", valueName: "text"))
     var system: String?
 
+    @Option(help: ArgumentHelp("Answer the rows of a JSON Lines file; a JSON document a row.", valueName: "file"))
+    var rows: String?
+
+    @Option(help: ArgumentHelp("With --rows: rows that are answered at once.", valueName: "count"))
+    var batchSize = 8
+
     @OptionGroup(title: "Sampling") var sampling: SamplingOptions
 
     @Option(help: ArgumentHelp("Text that ends the answer and is left out; may be repeated.", valueName: "text"))
@@ -28,13 +38,19 @@ struct GenerateCommand: ParsableCommand {
     var json = false
 
     func validate() throws {
-        guard (prompt == nil) != (chat == nil) else { throw ValidationError("Give either --prompt or --chat.") }
+        guard [prompt, chat, rows].count(where: { $0 != nil }) == 1 else {
+            throw ValidationError("Give either --prompt, --chat or --rows.")
+        }
+        if batchSize < 1 { throw ValidationError("--batch-size must be at least 1.") }
+        if rows != nil, !stop.isEmpty { throw ValidationError("--stop does not go with --rows.") }
+        if rows != nil { _ = try GenerateRows.named(options.adapter) }
         if prompt == "" { throw ValidationError("--prompt is empty: give some text to go on from.") }
         if system != nil && chat == nil { throw ValidationError("--system goes with --chat only.") }
         if stop.contains("") { throw ValidationError("--stop is empty: give the text that ends the answer.") }
     }
 
     func run() throws {
+        if let rows { return try answer(rows) }
         let clock = ContinuousClock()
         let start = clock.now
         let model = try options.load(keepsBlocks: true)
@@ -48,6 +64,15 @@ struct GenerateCommand: ParsableCommand {
         if json { return try Output.write(result.json(loadSeconds: loadSeconds, weights: model.backbone.heldWeights)) }
         if result.text.last?.isNewline != true { try Output.write("\n") }
         if Output.isInteractive { Output.note(result.report.line) }
+    }
+
+    private func answer(_ rows: String) throws {
+        let model = try options.loadModel(keepsBlocks: true)
+        var settings = sampling.settings()
+        settings.stopTokenIDs.formUnion(model.tokenizer.stopTokenIDs)
+        let adapters = try GenerateRows.named(options.adapter)
+        try GenerateRows(model: model, adapters: adapters, settings: settings, batchSize: batchSize).run(
+            rows, isOneDocument: json)
     }
 
     private func promptTokens(_ model: LanguageModel) throws -> [Int] {

@@ -7,7 +7,7 @@ struct ModelOptions: ParsableArguments {
     var model: String
 
     @Option(help: ArgumentHelp("A trained adapter: its folder, or the folder of its run.", valueName: "folder"))
-    var adapter: String?
+    var adapter: [String] = []
 
     @Option(help: "The type of weights and activations; auto is bfloat16 where the machine multiplies it faster.")
     var dtype = Precision.auto
@@ -31,17 +31,32 @@ struct ModelOptions: ParsableArguments {
 
     /// Loads the model and puts the adapter to work in it.
     ///
-    /// - Parameter keepsBlocks: For generating text: multiplies the blocks of a GGUF file as they are.
+    /// - Parameters:
+    ///   - keepsBlocks: For generating text: multiplies the blocks of a GGUF file as they are.
+    ///   - classifies: Whether the adapter may be one that tells texts apart.
     /// - Throws: What is wrong with the model or the adapter, or what the machine lacks.
-    func load(keepsBlocks: Bool = false) throws -> LanguageModel {
+    func load(keepsBlocks: Bool = false, classifies: Bool = false) throws -> LanguageModel {
+        guard self.adapter.count < 2 else {
+            throw ValidationError(
+                "--adapter: give one; several go with 'graft generate --rows', and 'graft combine' makes one of them.")
+        }
+        let model = try loadModel(keepsBlocks: keepsBlocks)
+        guard let adapter = self.adapter.first else { return model }
+        if classifies { return try model.adapted(from: adapterFolder(adapter)).model }
+        _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone)
+        return model
+    }
+
+    /// Loads the model without adapters.
+    ///
+    /// - Throws: What is wrong with the model, or what the machine lacks.
+    func loadModel(keepsBlocks: Bool) throws -> LanguageModel {
         if let threads { try Machine.setThreads(threads) }
         try noteMerged()
         var form = quantization?.form(doubleQuant: doubleQuant) ?? .plain
         if keepsBlocks, form == .blocks { form = .multipliedBlocks }
-        let model = try LanguageModel.load(
+        return try LanguageModel.load(
             model, dtype: dtype, device: device, form: form, keepsBlocks: keepsBlocks && quantization == nil)
-        if let adapter { _ = try Adapter.load(from: adapterFolder(adapter), onto: model.backbone) }
-        return model
     }
 }
 

@@ -38,8 +38,11 @@ struct RowOptions: ParsableArguments {
     }
 
     /// The options for reading.
-    func options(maxLength: Int) -> Dataset.Options {
+    ///
+    /// - Parameter rows: What the rows teach.
+    func options(maxLength: Int, rows: RowKind = .text) -> Dataset.Options {
         var options = Dataset.Options(maxLength: maxLength, cache: noCache ? nil : .standard)
+        options.rows = rows
         options.columns = columns
         options.maxBadRows = maxBadRows ?? 0
         return options

@@ -16,6 +16,18 @@ struct TrainOptions: ParsableArguments {
 
     @OptionGroup(title: "Rows") var rows: RowOptions
 
+    @Option(
+        help: ArgumentHelp(
+            "What to learn: sft (write), dpo (prefer) or classification (tell apart). (default: sft)",
+            valueName: "name"))
+    var objective: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "A setting of the objective, or of what is added to its loss, such as beta=0.2; may be repeated.",
+            valueName: "key=value"))
+    var objectiveSet: [String] = []
+
     @Option(help: ArgumentHelp("How to adapt; 'graft methods' lists the names. (default: lora)", valueName: "name"))
     var method: String?
 
@@ -115,6 +127,9 @@ struct TrainOptions: ParsableArguments {
         for text in set where text.split(separator: "=", maxSplits: 1).count < 2 || text.hasPrefix("=") {
             throw ValidationError("--set takes key=value, such as --set r=16; found \"\(text)\".")
         }
+        for text in objectiveSet where text.split(separator: "=", maxSplits: 1).count < 2 || text.hasPrefix("=") {
+            throw ValidationError("--objective-set takes key=value, such as --objective-set beta=0.2; found \"\(text)\".")
+        }
         if steps != nil && epochs != nil { throw ValidationError("Give either --steps or --epochs.") }
         if warmupSteps != nil && warmupRatio != nil {
             throw ValidationError("Give either --warmup-steps or --warmup-ratio.")
@@ -137,6 +152,7 @@ struct TrainOptions: ParsableArguments {
         rows.apply(to: &recipe)
         take(evalData, \.evalData)
         try takeMethod(&recipe)
+        takeObjective(&recipe)
         // Of two ways to say one thing, the one that was given now counts.
         if steps != nil { recipe.epochs = nil }
         if epochs != nil { recipe.steps = nil }
@@ -177,9 +193,22 @@ struct TrainOptions: ParsableArguments {
             recipe.method = try MethodRegistry.entry(method).name
             recipe.settings = kept
         }
-        for text in set {
+        Self.take(set, into: &recipe.settings)
+    }
+
+    /// Another objective than the recipe's keeps none of the other one's settings.
+    private func takeObjective(_ recipe: inout Recipe) {
+        if let objective, objective != recipe.objective {
+            recipe.objective = objective
+            recipe.objectiveSettings = [:]
+        }
+        Self.take(objectiveSet, into: &recipe.objectiveSettings)
+    }
+
+    private static func take(_ given: [String], into settings: inout KeyedList<JSON>) {
+        for text in given {
             let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
-            recipe.settings[parts[0]] = (try? JSON.parse(parts[1])) ?? .string(parts[1])
+            settings[parts[0]] = (try? JSON.parse(parts[1])) ?? .string(parts[1])
         }
     }
 }

@@ -63,8 +63,9 @@ enum AdapterConfigurationFile {
             throw PEFTError("the key \"peft_type\" is missing or no string; this is no adapter's configuration")
         }
         let type = try MethodRegistry.type(peftType: peftType)
-        if let task = json["task_type"], !task.isNull, task != "CAUSAL_LM" {
-            throw PEFTError("task_type: adapters for \(task.compact) cannot be loaded; expected \"CAUSAL_LM\"")
+        if let task = json["task_type"], !task.isNull, task != "CAUSAL_LM", task != "SEQ_CLS" {
+            throw PEFTError(
+                "task_type: adapters for \(task.compact) cannot be loaded; expected \"CAUSAL_LM\" or \"SEQ_CLS\"")
         }
         var configuration = AdapterConfiguration(type.init())
         let known = configuration.keys

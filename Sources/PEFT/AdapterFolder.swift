@@ -4,6 +4,9 @@ import Torch
 
 /// An adapter's folder on its way to the disk.
 enum AdapterFolder {
+    /// The names of a classifier's labels by their numbers, an array; peft has no place for them.
+    static let labels = "labels.json"
+
     /// Writes the settings, and leaves the tensors to `writeTensors`, which gets the path of the unfinished folder.
     ///
     /// The folder appears whole or not at all; an old one of the name is replaced. Without a model, what the file says
@@ -21,18 +24,18 @@ enum AdapterFolder {
     }
 
     /// As the plain form, with `adapter_model.safetensors` in fp32.
-    static func write(
-        _ configuration: AdapterConfiguration, _ tensors: KeyedList<Tensor>, for model: LlamaConfiguration? = nil,
-        to folder: String
-    ) throws {
-        try write(configuration, for: model, to: folder) { temporary in
-            var wide = KeyedList<Tensor>()
-            for (name, tensor) in tensors {
-                let dtype = tensor.dtype.isFloatingPoint ? DType.float32 : tensor.dtype
-                wide.appendIfNew(key: name, value: try tensor.to(dtype: dtype))
-            }
-            try SafetensorsWriter.write(wide, to: joined(temporary, StoredTensors.plainName))
+    static func write(_ configuration: AdapterConfiguration, _ tensors: KeyedList<Tensor>, to folder: String) throws {
+        try write(configuration, to: folder) { try writeTensors(tensors, to: $0) }
+    }
+
+    /// Writes `adapter_model.safetensors` into an unfinished folder, numbers in fp32.
+    static func writeTensors(_ tensors: KeyedList<Tensor>, to folder: String) throws {
+        var wide = KeyedList<Tensor>()
+        for (name, tensor) in tensors {
+            let dtype = tensor.dtype.isFloatingPoint ? DType.float32 : tensor.dtype
+            wide.appendIfNew(key: name, value: try tensor.to(dtype: dtype))
         }
+        try SafetensorsWriter.write(wide, to: joined(folder, StoredTensors.plainName))
     }
 
     /// Refuses what is no folder.
@@ -55,8 +58,15 @@ extension Adapter {
     /// - Throws: `FormatError` when the folder cannot be written; `TorchError` when memory is short.
     public func save(to folder: String, baseModel: String? = nil) throws {
         var (configuration, tensors) = try exported()
+        let classifier = backbone as? SequenceClassifier
+        if classifier != nil { configuration.remaining["task_type"] = "SEQ_CLS" }
         if let baseModel { configuration.remaining["base_model_name_or_path"] = .string(baseModel) }
-        try AdapterFolder.write(configuration, tensors, for: backbone.configuration, to: folder)
+        try AdapterFolder.write(configuration, for: backbone.configuration, to: folder) { temporary in
+            try AdapterFolder.writeTensors(tensors, to: temporary)
+            guard let classifier else { return }
+            let names = JSON(classifier.labels.map { .string($0) })
+            try AtomicFile.write(names.pythonText() + "\n", to: joined(temporary, AdapterFolder.labels))
+        }
     }
 
     /// Loads an adapter folder that Graft or peft wrote, and attaches it.
@@ -81,6 +91,13 @@ extension Adapter {
     ) throws -> Adapter {
         try AdapterFolder.requireFolder(folder)
         let configuration = try AdapterConfigurationFile.read(folder: folder)
+        guard configuration.isClassifier == (backbone is SequenceClassifier) else {
+            throw PEFTError(
+                configuration.isClassifier
+                    ? "\(folder): the adapter tells texts apart (task_type SEQ_CLS) and does not write any; use graft eval "
+                        + "with labelled rows"
+                    : "\(folder): the adapter writes texts (task_type CAUSAL_LM) and has no head to tell them apart")
+        }
         let stored = try StoredTensors(folder: folder)
         let adapter: Adapter
         do {
@@ -174,5 +191,31 @@ extension Tensor {
     /// Copies values of the same shape into this tensor's memory, outside the record, converting dtype and device.
     fileprivate func overwrite(with values: Tensor) throws {
         try withoutGrad { _ = try callTensor("aten::copy_", self, values.detached()) }
+    }
+}
+
+extension AdapterConfiguration {
+    /// Whether the adapter's model tells texts apart.
+    fileprivate var isClassifier: Bool { remaining["task_type"] == "SEQ_CLS" }
+}
+
+extension SequenceClassifier {
+    /// The names of the labels that an adapter folder tells apart: those that are written down there, else numbers; nil
+    /// for adapters of models that write.
+    ///
+    /// - Throws: `FormatError` when a file is missing or broken; `PEFTError` when the folder has no head.
+    public static func labels(ofAdapter folder: String) throws -> [String]? {
+        guard try AdapterConfigurationFile.read(folder: folder).isClassifier else { return nil }
+        let stored = try StoredTensors(folder: folder)
+        guard let rows = try stored.shapes()[adapterKey("score", "weight")]?.first, rows > 0 else {
+            throw PEFTError("\(stored.path): the head \(adapterKey("score", "weight")) is missing")
+        }
+        let written = joined(folder, AdapterFolder.labels)
+        guard PathKind(written) == .file else { return (0..<rows).map { "\($0)" } }
+        let names = try JSON.read(path: written).array?.compactMap(\.string) ?? []
+        guard names.count == rows, Set(names).count == rows else {
+            throw FormatError(file: written, "expected \(rows) different names, one for each row of the head")
+        }
+        return names
     }
 }

@@ -116,12 +116,16 @@ extension BottleneckMethod {
 
     func width(_ hidden: Int) throws -> Int {
         if let r { return r }
-        let width = Int(Double(hidden) / reductionFactor)
-        guard width > 0 else {
+        let width = Double(hidden) / reductionFactor
+        guard width >= 1 else {
             throw PEFTError(
                 "reduction_factor: \(reductionFactor) leaves no width of the model's \(hidden) features; lower it")
         }
-        return width
+        // Wider than any model, and still a whole number.
+        guard width < 1e12 else {
+            throw PEFTError("reduction_factor: \(reductionFactor) is too small; expected about 2 to 64")
+        }
+        return Int(width)
     }
 
     /// `2 r d + r + d` for each adapted sublayer.

@@ -35,11 +35,15 @@ extension AttachPoints {
     }
 
     /// The output head's weight where it is the embedding.
-    var tiedHead: Parameter? { configuration.tieWordEmbeddings ? backbone.head.weight : nil }
+    var tiedHead: Parameter? {
+        let head = backbone.head.weight
+        // A head of classes is never the embedding.
+        return configuration.tieWordEmbeddings && head.frozen.shape == embedding.table.frozen.shape ? head : nil
+    }
 
     /// The parameters that a parameter's values are for: itself, and a head that is tied to it.
     func places(of parameter: Parameter) -> [Parameter] {
-        guard let tiedHead, parameter.path == embedding.path + ".weight" else { return [parameter] }
+        guard let tiedHead, parameter === embedding.table else { return [parameter] }
         return [parameter, tiedHead]
     }
 }

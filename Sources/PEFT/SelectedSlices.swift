@@ -37,6 +37,38 @@ struct ColumnUpdate: AdditiveUpdate {
         }
     }
 
+    /// Over a plain weight the products are one step of the record, which adds in place; over any other storage the
+    /// change is a step of its own.
+    func output(for input: Tensor, of layer: Linear, in context: Context) throws -> Tensor {
+        guard layer.isFrozen, layer.weight.packed == nil, runsOwnKernels(input),
+            layer.weight.frozen.dtype == input.dtype
+        else {
+            return try layer.base(input) + self(input)
+        }
+        let (frozen, bias) = (layer.weight.frozen, layer.bias?.frozen)
+        return try withCustomGradient("selected columns", inputs: [input, values]) {
+            let (shape, wantsInput) = (input.shape, input.requiresGrad)
+            let rows = try input.reshaped([-1, inFeatures])
+            // [rows, k], all that is kept of the input.
+            let part = try rows.gathered(columns, dimension: 1)
+            let weight = try (values * scale).to(dtype: input.dtype)
+            let output = try unrecordedProduct(rows, frozen, bias)
+            try call("aten::addmm_", output, part, weight.transposed())
+            return (
+                try output.reshaped(shape.dropLast() + [frozen.size(0)]),
+                { gradient in
+                    let outer = try gradient.reshaped([-1, frozen.size(0)])
+                    let transposed = try unrecordedProduct(part.transposed(), outer.transposed())  // [k, out]
+                    let valuesGradient = try transposed.transposed().to(dtype: .float32) * scale
+                    guard wantsInput else { return [nil, valuesGradient] }
+                    let inputGradient = try unrecordedProduct(outer, frozen.transposed())
+                    try call("aten::index_add_", inputGradient, 1, columns, outer.matmul(weight))
+                    return [try inputGradient.reshaped(shape), valuesGradient]
+                }
+            )
+        }
+    }
+
     func dense() throws -> Tensor {
         let zeros = try Tensor.zeros([values.size(0), inFeatures], dtype: values.dtype, device: values.device)
         return try callTensor("aten::index_copy", zeros, 1, columns, values * scale)

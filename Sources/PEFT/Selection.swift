@@ -87,6 +87,9 @@ public struct Selection: Sendable {
         /// The names.
         public var names: [String]
 
+        /// Some names.
+        public init(_ names: [String]) { self.names = names }
+
         /// A name or several.
         public static var form: String { "a name or a list of names" }
 
@@ -181,7 +184,9 @@ public struct Selection: Sendable {
     ///
     /// - Throws: `PEFTError` when a name matches nothing.
     func wholeParameters(of backbone: any Backbone) throws -> [Parameter] {
-        let names = modulesToSave?.names ?? []
+        var names = modulesToSave?.names ?? []
+        // peft names the heads of all classifiers, of which a model has one.
+        if backbone is SequenceClassifier { names.removeAll { $0 == "classifier" } }
         func isSelected(_ parameter: Parameter, _ name: String) -> Bool {
             var path = parameter.modulePath[...]
             while !path.isEmpty {
@@ -201,6 +206,12 @@ public struct Selection: Sendable {
         names.contains { name in
             ("." + path + ".").contains("." + name + ".")
         }
+    }
+
+    /// Trains a module whole beside what is selected.
+    mutating func train(head name: String) {
+        let names = modulesToSave?.names ?? []
+        if !names.contains(name) { modulesToSave = Names(names + [name]) }
     }
 
     private func isInLayersToTransform(_ path: String) throws -> Bool {

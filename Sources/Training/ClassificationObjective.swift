@@ -13,8 +13,8 @@ package struct ClassificationObjective: Objective {
 
     package init() {}
 
-    /// The answer's label and the row's are kept beside whether they agree, for the report.
-    package let rowMeasures = ["accuracy"]
+    package let rowMeasures = ["accuracy", "answer", "label"]
+    package let stepMeasures = ["accuracy"]
 
     package func results(of pass: ForwardPass) throws -> ObjectiveResults {
         let labels = try pass.examples.map { example in

@@ -22,8 +22,9 @@ package struct DensityRegularizer: Regularizer {
 
     package func results(of pass: ForwardPass) throws -> (terms: [LossTerm], measures: [Double]) {
         let weights = try Self.tokenWeights(pass.batch)
+        let activation = pass.model.backbone.configuration.activation
         let gates = try Self.gates(pass)
-        let densities = try gates.map { try density(of: $0, weights: weights) }
+        let densities = try gates.map { try density(of: $0, activation, weights: weights) }
         let sum = try Tensor.stack(densities).mean()
         let value: Double = try sum.detached().item()
         return ([LossTerm(sum, per: .sequences, weight: weight)], [value / pass.totals[.sequences]])
@@ -31,10 +32,11 @@ package struct DensityRegularizer: Regularizer {
 
     /// The exact share, in percent, of activations that are not zero, for each row.
     package func rows(of pass: ForwardPass) throws -> [[Double]] {
+        let activation = pass.model.backbone.configuration.activation
         let gates = try Self.gates(pass)
         var shares = [Double](repeating: 0, count: pass.batch.starts.count)
         for gate in gates {
-            let isSet = try callTensor("aten::ne.Scalar", Self.activation(gate.to(dtype: .float32)), 0)
+            let isSet = try callTensor("aten::ne.Scalar", activation(gate.to(dtype: .float32)), 0)
             let tokens: [Float] = try isSet.to(dtype: .float32).mean([1]).values()
             for (index, (start, length)) in zip(pass.batch.starts, pass.batch.lengths).enumerated() {
                 let sum = tokens[start..<(start + length)].reduce(0.0) { $0 + Double($1) }
@@ -76,9 +78,6 @@ package struct DensityRegularizer: Regularizer {
         return try Tensor(weights).to(device: batch.ids.device)
     }
 
-    /// The activation function of the blocks.
-    private static func activation(_ input: Tensor) throws -> Tensor { try silu(input) }
-
     /// `phi` of activations, elementwise.
     package func smoothCount(_ activations: Tensor) throws -> Tensor {
         let squares = try activations.squared()
@@ -88,12 +87,14 @@ package struct DensityRegularizer: Regularizer {
     /// The sum over tokens, each with its weight, of the mean over features, for `[n, features]`.
     ///
     /// The gradient is made at once, so that of each block one tensor is kept and not one an operator.
-    private func density(of gate: Tensor, weights: Tensor) throws -> Tensor {
+    private func density(
+        of gate: Tensor, _ activation: LlamaConfiguration.Activation, weights: Tensor
+    ) throws -> Tensor {
         let needsGradient = isGradEnabled && gate.requiresGrad
         return try withCustomGradient("activation_density", inputs: [gate]) {
             try withGradEnabled(needsGradient) {
                 let input = try gate.detached().to(dtype: .float32).requiringGrad(needsGradient)
-                let means = try smoothCount(Self.activation(input)).mean([1])
+                let means = try smoothCount(activation(input)).mean([1])
                 let sum = try (means * weights).sum()
                 let gradient = needsGradient ? try gradients(of: [sum], with: [input])[0] : nil
                 let kept = try gradient?.to(dtype: gate.dtype)

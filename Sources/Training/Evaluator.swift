@@ -41,10 +41,22 @@ public struct Evaluation: Sendable, Equatable {
         }
         return rows.reduce(0) { $0 + $1.loss * Double($1.tokens) } / Double(max(tokens, 1))
     }
-    /// `e` to the power of the loss; nil where the loss is not a token's.
-    public var perplexity: Double? { type(of: lossFunction.objective).unit == .tokens ? exp(loss) : nil }
+    /// `e` to the power of the loss; it says something where the loss is a token's, see ``hasPerplexity``.
+    public var perplexity: Double { exp(loss) }
+    /// Whether the loss is the mean over tokens.
+    public var hasPerplexity: Bool { type(of: lossFunction.objective).unit == .tokens }
     /// What else the objective measures, by name.
     public var measures: KeyedList<Double> { lossFunction.measures(of: rows) }
+
+    /// For each row what its objective measures of it, by name.
+    public var rowMeasures: [KeyedList<Double>] {
+        let names = lossFunction.rowMeasures
+        return rows.map { row in
+            var measures = KeyedList<Double>()
+            for (name, value) in zip(names, row.measures) { measures[name] = value }
+            return measures
+        }
+    }
 
     /// For each of ``measures`` the interval that holds 95% of what rows drawn anew from these come to.
     public func intervals() -> KeyedList<ClosedRange<Double>> {
@@ -58,7 +70,7 @@ public struct Evaluation: Sendable, Equatable {
     ///   - intervals: Whether the measures' intervals are worked out.
     public func json(perExample: Bool = false, intervals: Bool = false) -> JSON {
         var object: KeyedList<JSON> = ["loss": JSON(loss)]
-        if let perplexity { object["perplexity"] = JSON(perplexity) }
+        if hasPerplexity { object["perplexity"] = JSON(perplexity) }
         object["tokens"] = JSON(tokens)
         object["examples"] = JSON(rows.count)
         for (name, value) in measures { object[name] = JSON(value) }
@@ -70,11 +82,12 @@ public struct Evaluation: Sendable, Equatable {
             if !ranges.isEmpty { object["intervals"] = .object(ranges) }
         }
         if perExample {
-            object["per_example"] = JSON(rows.map { row in
-                var entry: KeyedList<JSON> = ["loss": JSON(row.loss), "tokens": JSON(row.tokens)]
-                for (name, value) in lossFunction.measures(of: [row]) { entry[name] = JSON(value) }
-                return .object(entry)
-            })
+            object["per_example"] = JSON(
+                zip(rows, rowMeasures).map { row, measures in
+                    var entry: KeyedList<JSON> = ["loss": JSON(row.loss), "tokens": JSON(row.tokens)]
+                    for (name, value) in measures { entry[name] = JSON(value) }
+                    return .object(entry)
+                })
         }
         return .object(object)
     }

@@ -107,7 +107,7 @@ package final class ForwardPass {
     /// The logits of the classes at the last token of each row, fp32 `[rows, labels]`.
     package func classLogits() throws -> Tensor {
         if let heldLogits { return heldLogits }
-        let logits = try withGradEnabled(isGradEnabled && context.usesAdapters) {
+        let logits: Tensor = try withGradEnabled(isGradEnabled && context.usesAdapters) {
             try self.logits(of: states().gathered(batch.ends()))
         }
         heldLogits = logits

@@ -15,6 +15,9 @@ package struct StepSums: Sendable, Equatable {
     /// What those passes add to the step's measures, in the order of ``LossFunction/measures``.
     package var measures: [Double] = []
 
+    /// Nothing yet.
+    package init() {}
+
     /// The share of the computed tokens that only fill rows up.
     package var paddingShare: Double { 1 - Double(tokens) / Double(max(computedTokens, tokens, 1)) }
 }

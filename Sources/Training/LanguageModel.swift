@@ -87,6 +87,33 @@ public final class LanguageModel {
         try Adapter(AdapterConfiguration(method: method, settings: settings), on: backbone, seed: seed)
     }
 
+    /// The labels that the model tells apart; nil for one that writes.
+    public var labels: [String]? { (backbone as? SequenceClassifier)?.labels }
+
+    /// The model with a head that tells texts apart, over the same weights.
+    ///
+    /// - Parameters:
+    ///   - labels: The names of the labels by their numbers.
+    ///   - seed: The head's initial values come from a stream below it.
+    /// - Throws: ``TrainingError`` for fewer than two labels; `TorchError` when memory is short.
+    public func classifier(labels: [String], seed: Seed = Seed(42)) throws -> LanguageModel {
+        guard labels.count > 1, Set(labels).count == labels.count else {
+            throw TrainingError("a classifier tells at least two different labels apart, found \(labels)")
+        }
+        let base = (backbone as? SequenceClassifier)?.base ?? backbone
+        let classifier = try SequenceClassifier(base, labels: labels, seed: seed)
+        return LanguageModel(name: name, backbone: classifier, text: text)
+    }
+
+    /// The model with the adapter of a folder at work in it; one that tells texts apart where the adapter does.
+    ///
+    /// - Throws: As `Adapter.load(from:onto:)`.
+    public func adapted(from folder: String) throws -> (model: LanguageModel, adapter: Adapter) {
+        let labels = try PathKind(folder) == .folder ? SequenceClassifier.labels(ofAdapter: folder) : nil
+        let model = try labels.map { try classifier(labels: $0) } ?? self
+        return (model, try Adapter.load(from: folder, onto: model.backbone))
+    }
+
     /// Reads a file of rows as tokens of this model.
     ///
     /// - Parameters:
@@ -94,7 +121,9 @@ public final class LanguageModel {
     ///   - maxLength: Tokens beyond this many are cut off each row, and never more than the model has positions for.
     /// - Throws: As ``Dataset/init(_:text:options:)``.
     public func dataset(_ path: String, maxLength: Int = 1024) throws -> Dataset {
-        try dataset([DataSource(path)], options: Dataset.Options(maxLength: maxLength, cache: .standard))
+        var options = Dataset.Options(maxLength: maxLength, cache: .standard)
+        options.rows = try RowKind(of: path)
+        return try dataset([DataSource(path)], options: options)
     }
 
     /// Reads files of rows as tokens of this model.
@@ -106,10 +135,11 @@ public final class LanguageModel {
     public func dataset(_ sources: [DataSource], options: Dataset.Options) throws -> Dataset {
         var options = options
         options.maxLength = min(options.maxLength, backbone.configuration.maxPositionEmbeddings)
+        if options.rows == .labelled, let labels { options.labels = labels }
         return try Dataset(sources, text: text, options: options)
     }
 
-    /// The loss of the model, with what is attached to it, on the rows of a file.
+    /// What the model, with what is attached to it, comes to on the rows of a file, by the objective that they are for.
     ///
     /// - Parameters:
     ///   - path: A file of rows; see ``Dataset``.

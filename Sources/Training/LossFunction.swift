@@ -85,7 +85,10 @@ package struct LossFunction: Sendable {
     package var needsOtherLogits: Bool { regularizers.contains { $0.needsOtherLogits } }
 
     /// The names of what is measured in training.
-    package var measures: [String] { objective.rowMeasures + regularizers.flatMap(\.measures) }
+    package var measures: [String] { objective.stepMeasures + regularizers.flatMap(\.measures) }
+
+    /// The names of what is measured of a row, in the order of `Evaluation.Row.measures`.
+    package var rowMeasures: [String] { objective.rowMeasures + regularizers.flatMap(\.rowMeasures) }
 
     /// The loss of a pass.
     ///
@@ -96,9 +99,9 @@ package struct LossFunction: Sendable {
         for regularizer in regularizers { regularizer.prepare(pass) }
         let results = try objective.results(of: pass)
         var (terms, measures) = (results.terms, [Double]())
-        if !objective.rowMeasures.isEmpty {
+        if !objective.stepMeasures.isEmpty {
             let rows = try results.rows()
-            measures = objective.rowMeasures.indices.map { index in
+            measures = objective.stepMeasures.indices.map { index in
                 rows.reduce(0) { $0 + $1.measures[index] } / pass.totals[.rows]
             }
         }
@@ -113,8 +116,9 @@ package struct LossFunction: Sendable {
         for term in terms {
             let value: Double = try term.sum.detached().item()
             // A sum in the objective's unit with a weight of 1 stays what it is, to the bit.
-            sum += term.unit == type(of: objective).unit ? value * term.weight : value * term.weight * own / pass.totals[term.unit]
-            let part = try term.weight == 1 ? term.sum / pass.totals[term.unit] : term.sum * (term.weight / pass.totals[term.unit])
+            let count = pass.totals[term.unit]
+            sum += term.weight * (term.unit == type(of: objective).unit ? value : value * own / count)
+            let part = try term.weight == 1 ? term.sum / count : term.sum * (term.weight / count)
             loss = try loss.map { try $0 + part } ?? part
         }
         guard let loss else { throw TrainingError("the objective has no loss") }

@@ -23,8 +23,10 @@ package protocol Objective: Sendable {
     ///
     /// - Throws: ``TrainingError`` naming the setting.
     func validate() throws
-    /// The names of what is measured of each row beside its loss: the means are reported.
+    /// The names of what is measured of each row beside its loss.
     var rowMeasures: [String] { get }
+    /// The first of them, whose means are reported of every step.
+    var stepMeasures: [String] { get }
     /// The loss of a pass, and what its rows come to.
     ///
     /// - Throws: `TorchError` when memory is short; what the adapter throws.
@@ -38,6 +40,8 @@ extension Objective {
     package func validate() throws {}
     /// Nothing but the loss.
     package var rowMeasures: [String] { [] }
+    /// All of them.
+    package var stepMeasures: [String] { rowMeasures }
     /// The means of what is measured of each row.
     package func measures(of rows: [Evaluation.Row]) -> KeyedList<Double> {
         var means = KeyedList<Double>()

@@ -19,6 +19,10 @@ public struct Recipe: Sendable {
     public var maxBadRows = 0.0
     /// Whether the tokens of large files are kept for the next run; see ``TokenCache``.
     public var usesCache = true
+    /// What is learnt: `sft`, `dpo` or `classification`.
+    public var objective = "sft"
+    /// The objective's settings, and those of what is added to its loss; what is not named has its default.
+    public var objectiveSettings: KeyedList<JSON> = [:]
     /// A name of the registry of methods.
     public var method = "lora"
     /// The method's hyper-parameters and the selection of modules; what is not named has its default.
@@ -111,6 +115,8 @@ public struct Recipe: Sendable {
         Field("columns", \.columnsValue, "keys of a row with the column that each is read from; else by their names"),
         Field("max_bad_rows", \.maxBadRows, "the share of rows that may be left out because they cannot be used"),
         Field("cache", \.usesCache, "whether the tokens of large files are kept for the next run"),
+        Field("objective", \.objective, "what is learnt: sft, dpo or classification"),
+        Field("objective_settings", \.objectiveSettingsValue, "settings of the objective and of what is added to its loss"),
         Field("method", \.method, "how to adapt; `graft methods` lists the names"),
         Field("settings", \.settingsValue, "hyper-parameters of the method and the selection of modules"),
         Field("steps", \.steps, "optimiser steps; else epochs counts"),
@@ -200,7 +206,13 @@ public struct Recipe: Sendable {
         try within(maxGradNorm, "max_grad_norm", 0..<1e12, "a number of at least 0")
         try require(seed >= 0, "seed", "\(seed)", "a number of at least 0")
         _ = try makeSchedule(totalSteps: steps ?? 1)
+        _ = try lossFunction()
     }
+
+    /// What the run minimises.
+    ///
+    /// - Throws: ``TrainingError`` for an unknown objective or setting, with the nearest one, or a wrong value.
+    package func lossFunction() throws -> LossFunction { try LossFunction(objective, settings: objectiveSettings) }
 
     /// The learning rate's course over a run.
     ///
@@ -255,6 +267,7 @@ extension Recipe {
         var options = Dataset.Options(maxLength: maxLength, cache: usesCache ? .standard : nil)
         options.columns = columnNames
         options.maxBadRows = maxBadRows
+        options.rows = (try? Objectives.type(objective))?.rows ?? .text
         return options
     }
 
@@ -272,6 +285,11 @@ extension Recipe {
     var columnsValue: MappingValue {
         get { MappingValue(columns) }
         set { columns = newValue.pairs }
+    }
+
+    var objectiveSettingsValue: MappingValue {
+        get { MappingValue(objectiveSettings) }
+        set { objectiveSettings = newValue.pairs }
     }
 
     var settingsValue: MappingValue {

@@ -87,6 +87,7 @@ extension Recipe {
             recipe.method = MethodRegistry.entries.first { $0.type.peftType == type }?.name ?? type.lowercased()
         }
         recipe.settings = configuration.allSettings
+        recipe.objectiveSettings = try LossFunction.settings(objective, objectiveSettings)
         recipe.dtype = backbone.dtype == .bfloat16 ? .bfloat16 : .float32
         recipe.device = backbone.device == .cpu ? .cpu : .cuda
         recipe.quantization = Quantization(backbone.weightForm)

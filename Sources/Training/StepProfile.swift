@@ -21,7 +21,8 @@ public final class StepProfile {
     /// The seconds of the whole step.
     public private(set) var seconds = 0.0
     /// The seconds that the step's products with frozen weights take by themselves, forward and backward.
-    public private(set) var productSeconds = 0.0
+    public var productSeconds: Double { products.best }
+    private var products = ProductTimes()
     /// The events for Chrome's trace viewer (`chrome://tracing`, Perfetto), JSON.
     private var trace: [UInt8] = []
 
@@ -55,15 +56,14 @@ public final class StepProfile {
     ///   - tokens: The tokens of the step.
     /// - Throws: `TorchError` when memory is short.
     func measureProducts(of backbone: any Backbone, tokens: Int) throws {
-        var known: [[Int]: Double] = [:]
-        productSeconds = try withoutGrad {
-            try backbone.linears.reduce(0) { sum, linear in
+        var known: [[Int]: ProductTimes] = [:]
+        products = try withoutGrad {
+            try backbone.linears.reduce(into: ProductTimes()) { sum, linear in
                 let shape = linear.weight.frozen.shape
-                let seconds =
-                    try known[shape]
-                    ?? Self.secondsOfProducts(linear.weight.values(dtype: backbone.dtype), tokens: tokens)
-                known[shape] = seconds
-                return sum + seconds
+                let times =
+                    try known[shape] ?? Self.times(of: linear.weight.values(dtype: backbone.dtype), tokens: tokens)
+                known[shape] = times
+                sum.add(times)
             }
         }
     }
@@ -78,10 +78,11 @@ public final class StepProfile {
             ])
         }
         let whole = Units.fixed(seconds * 1000, decimals: 0)
-        let products = Units.fixed(productSeconds * 1000, decimals: 0)
+        let times = [products.best, products.plain, products.packed].map { Units.fixed($0 * 1000, decimals: 0) }
         return table.text()
-            + "one step: \(whole) ms; its products with frozen weights by themselves: \(products) ms, "
+            + "one step: \(whole) ms; its products with frozen weights by themselves: \(times[0]) ms, "
             + "\(Units.percent(productSeconds / seconds, decimals: 0)) of it\n"
+            + "(with the weights as they are: \(times[1]) ms; packed in advance: \(times[2]) ms)\n"
     }
 
     /// Writes `profile.txt`, the table, and `profile.json`, the trace, to the run folder.
@@ -92,23 +93,21 @@ public final class StepProfile {
         try AtomicFile.write(String(decoding: trace, as: UTF8.self), to: layout.trace)
     }
 
-    /// The quickest of four forward and backward products, in chunks as the loss has them; of each the quicker of the
-    /// weight as it is and of the weight in the library's own layout, so that the figure is the machine's best.
-    private static func secondsOfProducts(_ weight: Tensor, tokens: Int) throws -> Double {
+    /// The seconds of a forward and a backward product, each the quickest of four, in chunks as the loss has them.
+    private static func times(of weight: Tensor, tokens: Int) throws -> ProductTimes {
         let mostValues = SupervisedObjective.defaultChunkBytes / 4
         let count = max(1, min(tokens, mostValues / max(weight.size(0), 1)))
-        let seconds = try [weight, weight.transposed()].reduce(0) { sum, matrix in
+        return try [weight, weight.transposed()].reduce(into: ProductTimes()) { sum, matrix in
             let vectors = try Tensor.ones([count, matrix.size(1)], dtype: weight.dtype, device: weight.device)
-            let times = try [matrix, packedWeight(matrix, rows: count)].flatMap { layout in
-                try (0..<4).map { _ in
+            let quickest = try [matrix, packedWeight(matrix, rows: count)].map { layout in
+                try (0..<4).reduce(Double.infinity) { least, _ in
                     let start = ContinuousClock.now
                     _ = try unrecordedProduct(vectors, layout)
-                    return start.duration(to: .now) / .seconds(1)
+                    return min(least, start.duration(to: .now) / .seconds(1) * Double(tokens) / Double(count))
                 }
             }
-            return sum + (times.min() ?? 0)
+            sum.add(ProductTimes(plain: quickest[0], packed: quickest[1], best: min(quickest[0], quickest[1])))
         }
-        return seconds * Double(tokens) / Double(count)
     }
 
     /// Adds up the operators' lines by kind.
@@ -147,4 +146,17 @@ public final class StepProfile {
         ("sums and products of elements", ["aten::add", "aten::mul", "aten::sub", "aten::div", "aten::sum"]),
         ("selection", ["embedding", "index", "gather"]),
     ]
+}
+
+/// Seconds of products, with the weights as they are, in the layout of the library's choice, and in the quicker of both.
+private struct ProductTimes {
+    var plain = 0.0
+    var packed = 0.0
+    var best = 0.0
+
+    mutating func add(_ other: ProductTimes) {
+        plain += other.plain
+        packed += other.packed
+        best += other.best
+    }
 }

@@ -27,6 +27,7 @@ public final class Trainer {
     private var agreed = DistributedRun.Wishes()
     private let optimiser: AdamW
     private let schedule: Schedule
+    private let lossFunction: LossFunction
     private let gradientStep: GradientStep
     private let totalSteps: Int
     private var order: DataOrder
@@ -127,7 +128,9 @@ public final class Trainer {
         self.layout = layout
         self.peers = peers
         order = setup.order
-        gradientStep = GradientStep(model, data, layout: recipe.layout, seed: Seed(UInt64(recipe.seed)))
+        lossFunction = try recipe.lossFunction()
+        gradientStep = GradientStep(
+            model, data, layout: recipe.layout, seed: Seed(UInt64(recipe.seed)), lossFunction: lossFunction)
         totalSteps = try setup.totalSteps()
         schedule = try recipe.makeSchedule(totalSteps: totalSteps)
         var settings = AdamW.Settings()
@@ -299,6 +302,7 @@ public final class Trainer {
             ? Double(state.unreportedTokens) / state.unreportedSeconds : nil
         metrics.peakMemoryBytes = try Memory.peak(on: model.backbone.device)
         metrics.others["penalty"] = penalty
+        for (name, value) in zip(lossFunction.measures, sums.measures) { metrics.others[name] = value }
         if sums.paddingShare > 0 { metrics.others["padding_share"] = sums.paddingShare }
         try report?.record(metrics)
         lastLoss = loss
@@ -309,12 +313,14 @@ public final class Trainer {
     @discardableResult
     private func evaluate() throws -> Evaluation? {
         guard let evalData else { return nil }
-        let evaluation = try Evaluator(model, layout: recipe.evalLayout).evaluate(evalData, with: peers)
+        let evaluator = Evaluator(model, layout: recipe.evalLayout, lossFunction: lossFunction)
+        let evaluation = try evaluator.evaluate(evalData, with: peers)
         guard evaluatedStep != state.step else { return evaluation }
         var metrics = Metrics(step: state.step)
         metrics.epoch = order.epochs(steps: state.step)
         metrics.evalLoss = evaluation.loss
-        metrics.others["eval_perplexity"] = evaluation.perplexity
+        if evaluation.hasPerplexity { metrics.others["eval_perplexity"] = evaluation.perplexity }
+        for (name, value) in evaluation.measures { metrics.others["eval_" + name] = value }
         try report?.record(metrics)
         evaluatedStep = state.step
         if state.step > 0 { try keepIfBest(evaluation.loss, on: evalData) }

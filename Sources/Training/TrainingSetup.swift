@@ -18,10 +18,16 @@ struct TrainingSetup {
         try recipe.validate()
         let configuration = try recipe.adapterConfiguration()
         if let threads = recipe.threads { try Machine.setThreads(threads) }
-        let model = try LanguageModel.load(
+        var model = try LanguageModel.load(
             recipe.model, dtype: recipe.dtype, device: recipe.device,
             form: recipe.quantization.form(doubleQuant: recipe.doubleQuant))
-        let adapter = try Adapter(configuration, on: model.backbone, seed: Seed(UInt64(recipe.seed)))
+        let seed = Seed(UInt64(recipe.seed))
+        if recipe.dataOptions.rows == .labelled {
+            let data = try model.dataset(recipe.dataSources, options: recipe.dataOptions)
+            try data.requireLabels()
+            model = try model.classifier(labels: data.labels, seed: seed)
+        }
+        let adapter = try Adapter(configuration, on: model.backbone, seed: seed)
         try self.init(recipe, model: model, adapter: adapter)
     }
 
@@ -32,6 +38,10 @@ struct TrainingSetup {
         try recipe.validate()
         self.model = model
         self.adapter = adapter
+        guard recipe.dataOptions.rows != .labelled || model.labels != nil else {
+            throw TrainingError(
+                "objective classification needs a model with a head; attach the adapter to model.classifier(labels:)")
+        }
         data = try model.dataset(recipe.dataSources, options: recipe.dataOptions)
         evalData = try recipe.evalData.map { try model.dataset([DataSource($0)], options: recipe.dataOptions) }
         try recipe.layout.requireRoom(for: data)

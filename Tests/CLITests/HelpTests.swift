@@ -5,7 +5,9 @@ import Testing
 
 /// Help, versions and wrong command lines, which need no engine.
 @Suite struct HelpTests {
-    static let verbs = ["train", "eval", "merge", "generate", "chat", "tokenize", "inspect", "methods", "doctor"]
+    static let verbs = [
+        "train", "eval", "merge", "combine", "compress", "generate", "chat", "tokenize", "inspect", "methods", "doctor",
+    ]
 
     @Test(arguments: [[]] + verbs.map { [$0] })
     func helpNeedsNoEngine(_ verb: [String]) async throws {
@@ -64,6 +66,14 @@ import Testing
         (["generate", "--model", "m", "--prompt", "a", "--temperature", "nan"], "--temperature"),
         (["generate", "--model", "m", "--prompt", "a", "--top-p", "0"], "--top-p"),
         (["merge", "--model", "m"], "--adapter"),
+        (["combine", "a", "--output", "o", "--method", "sum"], "--method"),
+        (["combine", "a", "--output", "o", "--weights", "1,x"], "--weights"),
+        (["compress", "a", "--output", "o"], "--density"),
+        (["compress", "a", "--output", "o", "--density", "0.1", "--decompress"], "--decompress"),
+        (["generate", "--model", "m", "--prompt", "a", "--rows", "b"], "--rows"),
+        (["generate", "--model", "m", "--rows", "b", "--adapter", "x/a", "--adapter", "y/a"], "\"a\""),
+        (["generate", "--model", "m", "--rows", "b", "--stop", "x"], "--stop"),
+        (["generate", "--model", "m", "--rows", "b", "--batch-size", "0"], "--batch-size"),
         (["inspect"], "path"),
         (["methods", "--json", "--markdown"], "--markdown"),
     ])
@@ -76,6 +86,16 @@ import Testing
         let page = try String(contentsOfFile: RepositoryPaths.root + "/docs/cli.md", encoding: .utf8)
         let dump = try await graft("--experimental-dump-help").json()
         let commands = try #require(dump["command"]?["subcommands"]?.array)
+        func flags(of command: JSON) -> Set<String> {
+            var flags: Set<String> = []
+            for argument in command["arguments"]?.array ?? [] {
+                for name in argument["names"]?.array ?? [] where name["kind"]?.string == "long" {
+                    flags.insert("--" + (name["name"]?.string ?? ""))
+                }
+            }
+            return flags.subtracting(["--help", "--version"])
+        }
+        let training = flags(of: try #require(commands.first { $0["commandName"]?.string == "train" }))
         for command in commands {
             let verb = try #require(command["commandName"]?.string)
             if verb == "help" { continue }
@@ -83,15 +103,12 @@ import Testing
                 page.components(separatedBy: "\n## graft \(verb)\n").dropFirst().first, "\(verb)"
             )
             .components(separatedBy: "\n## ")[0]
-            var flags: Set<String> = []
-            for argument in command["arguments"]?.array ?? [] {
-                for name in argument["names"]?.array ?? [] where name["kind"]?.string == "long" {
-                    flags.insert("--" + (name["name"]?.string ?? ""))
-                }
-            }
-            flags.subtract(["--help", "--version"])
+            let flags = flags(of: command)
             let written = Set(section.matches(of: /--[a-z][a-z-]*/).map { String($0.output) })
-            for flag in flags { #expect(written.contains(flag), "\(verb): docs/cli.md lacks \(flag)") }
+            // A comparison shares the options of its trainings.
+            for flag in verb == "compare" ? flags.subtracting(training) : flags {
+                #expect(written.contains(flag), "\(verb): docs/cli.md lacks \(flag)")
+            }
             for flag in written where !["--help"].contains(flag) {
                 #expect(flags.contains(flag), "\(verb): docs/cli.md has \(flag), which the program lacks")
             }

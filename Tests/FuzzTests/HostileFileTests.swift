@@ -12,7 +12,7 @@ struct HostileFileTests {
         "json", "jsonl", "rows.json", "rows.jsonl", "rows.csv", "rows.tsv", "rows.jsonl.gz", "safetensors",
         "safetensors-index", "gguf", "gguf-tokenizer", "gguf-configuration",
         "tokenizer.json", "tokenizer_config.json", "template", "recipe", "config.json", "adapter_config.json",
-        "adapter_model.safetensors", "checkpoint", "training-state", "token-table",
+        "adapter_model.safetensors", "adapter_model.ternary", "checkpoint", "training-state", "token-table",
         "metrics",
     ]
 

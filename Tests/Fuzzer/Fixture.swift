@@ -39,6 +39,30 @@ enum Fixture {
         try Adapter.load(from: folder, onto: fixture().backbone).detach()
     }
 
+    static func compressedAdapter() throws -> String {
+        let folder = try fixture().folder + "/compressed"
+        if !FileManager.default.fileExists(atPath: folder) {
+            _ = try AdapterCompression(density: 0.2).compress(adapter(), to: folder) { try fixture().backbone }
+        }
+        return folder
+    }
+
+    static func copyAdapterSettings(_ folder: String) throws {
+        try Seeds.write(Seeds.text(compressedAdapter() + "/adapter_config.json"), folder + "/adapter_config.json")
+    }
+
+    /// Loads a compressed adapter; the checksum of most files is made right, so that what lies behind it is read.
+    static func loadCompressed(_ folder: String) throws {
+        let path = folder + "/adapter_model.ternary"
+        var bytes = try Seeds.text(path)
+        if bytes.count > 4, bytes.count % 8 != 0 {
+            let sum = bytes.dropLast(4).withUnsafeBytes { TernaryFile.checksum($0) }
+            bytes = bytes.dropLast(4) + withUnsafeBytes(of: sum.littleEndian) { Array($0) }
+            try Seeds.write(bytes, path)
+        }
+        try loadAdapter(folder)
+    }
+
     // MARK: A checkpoint
 
     nonisolated(unsafe) private static var training: (adapter: Adapter, optimiser: AdamW, folder: String)?

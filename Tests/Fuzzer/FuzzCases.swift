@@ -129,6 +129,11 @@ let fuzzCases: [FuzzCase] =
             seeds: { [try Seeds.text(Fixture.adapter() + "/adapter_model.safetensors")] }, prepare: Fixture.copyAdapter,
             read: Fixture.loadAdapter),
         FuzzCase(
+            "adapter_model.ternary", "adapter_model.ternary", .bytes,
+            words: ["GRAFTTRI", "base_model.model", "lora_A"],
+            seeds: { [try Seeds.text(Fixture.compressedAdapter() + "/adapter_model.ternary")] },
+            prepare: Fixture.copyAdapterSettings, read: Fixture.loadCompressed),
+        FuzzCase(
             "checkpoint", "trainer_state.json", .json, words: ["files", "adapter_config.json"],
             texts: [
                 """

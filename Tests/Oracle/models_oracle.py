@@ -36,6 +36,7 @@ KINDS = {
     "llama-mha": ("llama", {"num_key_value_heads": 6}),
     "llama-tied": ("llama", {"tie_word_embeddings": True, "num_attention_heads": 3, "num_key_value_heads": 1}),
     "llama-head-dim": ("llama", {"head_dim": 20, "num_attention_heads": 4, "num_key_value_heads": 1}),
+    "llama-relu": ("llama", {"hidden_act": "relu"}),
     "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama3": (
         "llama",

@@ -23,6 +23,11 @@ enum HostileSettings {
         ("capaboost-lora", "num_layer", JSON(Int.max)), ("lora", "rank_pattern", ["(": 3]),
         ("melora", "r", JSON(Int.max)), ("melora", "l_num", JSON(Int.max)), ("loretta-rep", "r", JSON(Int.max)),
         ("loretta-rep", "tensor_rank", JSON(Int.max)), ("miss", "r", JSON(Int.max)), ("bone", "r", JSON(Int.max)),
+        ("houlsby", "r", JSON(Int.max)), ("pfeiffer", "reduction_factor", 1e-300),
+        ("capaboost-padapter", "num_layer", JSON(Int.max)), ("prefix-tuning", "num_virtual_tokens", JSON(Int.max)),
+        ("prompt-tuning", "num_virtual_tokens", JSON(Int.max)), ("dept", "max_length", JSON(Int.max)),
+        ("dept", "r", JSON(Int.max)), ("p-tuning", "encoder_hidden_size", JSON(Int.max)),
+        ("p-tuning", "encoder_num_layers", JSON(Int.max)),
         ("adalora", "init_r", JSON(Int.max)), ("adalora", "tfinal", JSON(Int.min)),
     ]
 }

@@ -228,10 +228,12 @@ struct AdapterFolderTests {
 
     @Test("Sizes that no file can hold are refused before anything is made", arguments: HostileSettings.all.indices)
     func hostileSettings(index: Int) async throws {
-        let (method, key, value) = HostileSettings.all[index]
+        let (name, key, value) = HostileSettings.all[index]
+        let method = try #require(MethodCase.all.first { $0.name == name })
         let backbone = try await backbone()
         try withTemporaryFolder { folder in
-            let adapter = try randomAdapter(backbone, method: method.name, settings: method.settings)
+            let adapter = try method.adapter(on: backbone)
+            try adapter.randomise(seed: 4)
             try adapter.save(to: folder("adapter"))
             adapter.detach()
             var json = try JSON.read(path: folder("adapter/adapter_config.json"))
@@ -241,7 +243,7 @@ struct AdapterFolderTests {
             let reasons = ["more than there can be", key, "not a valid regular expression"]
             #expect(reasons.contains(where: text.contains) && text.contains(folder("adapter")), "\(text)")
             #expect(throws: PEFTError.self) {
-                try Adapter(AdapterConfiguration(method: method, settings: [key: value]), on: backbone, seed: Seed(1))
+                try Adapter(AdapterConfiguration(method: name, settings: [key: value]), on: backbone, seed: Seed(1))
             }
         }
     }

@@ -73,7 +73,8 @@ import Torch
         #expect(try configuration.method.trainedCount(in: points) == Double(adapter.parameterCount))
         #expect(Set(adapter.trainables.map(\.name)).count == adapter.trainables.count)
         #expect(adapter.trainables.allSatisfy { $0.tensor.dtype == .float32 && $0.tensor.requiresGrad })
-        #expect(try method.isSparse || !adapter.exported().tensors.isEmpty)
+        let saved = try adapter.exported().tensors
+        #expect(method.isSparse || !saved.isEmpty)
     }
 
     @Test(arguments: MethodCase.all) func theSeedAloneDecidesTheStart(method: MethodCase) throws {
@@ -176,6 +177,41 @@ import Torch
         #expect(try backbone.logits(ids).isIdentical(to: adapted))
         first.detach()
         _ = try method.adapter(on: backbone)
+    }
+
+    /// Rows of one batch with one of two adapters or with none, each as if it were alone.
+    @Test(arguments: MethodCase.all) func rowsOfABatchChooseTheirAdapter(method: MethodCase) throws {
+        let rows: [String?] = ["first", nil, "second"]
+        let ids = try model.tokens(rows: 3)
+        let plain = try model.backbone().logits(ids)
+        try withTemporaryFolder { folder in
+            var alone: [String: Tensor] = [:]
+            for (name, seed) in [("first", 3), ("second", 4)] as [(String, UInt64)] {
+                let backbone = try model.backbone()
+                let adapter = try method.adapter(on: backbone)
+                try adapter.randomise(seed: seed, by: 0.1)
+                try adapter.save(to: folder(name))
+                alone[name] = try withoutGrad { try backbone.logits(ids) }
+            }
+            let backbone = try model.backbone()
+            let bank = AdapterBank(on: backbone)
+            let sentence = refusal { for name in ["first", "second"] { try bank.load(folder(name), as: name) } }
+            guard sentence.isEmpty else {
+                #expect(sentence.contains("cannot") && sentence.hasPrefix(folder("first")), "\(sentence)")
+                return
+            }
+            for batch in try bank.batches(rows) {
+                var context = Context()
+                context.routing = try bank.routing(batch.map { rows[$0] })
+                let some = try ids.gathered(Tensor(batch, shape: [batch.count]))
+                let logits = try withoutGrad { try backbone.logits(some, context) }
+                for (place, row) in batch.enumerated() {
+                    let expected = try (rows[row].flatMap { alone[$0] } ?? plain).narrowed(0, start: row, length: 1)
+                    let gap = try relativeGap(logits.narrowed(0, start: place, length: 1), expected)
+                    #expect(gap < 1e-5, "\(rows[row] ?? "none"): \(gap)")
+                }
+            }
+        }
     }
 
     @Test func namesAndPapersAreDistinct() throws {

@@ -75,6 +75,22 @@ import Torch
         #expect(try slopes.narrowed(0, start: 0, length: 9).isAllFinite())
     }
 
+    /// The layout changes where values lie, not what a product with them is; also of a weight that is a view.
+    @Test(
+        "packed == plain: products", arguments: [(9, 37, 53), (200, 576, 192), (1, 3, 2)], [DType.float32, .bfloat16])
+    func packedProducts(size: (rows: Int, inputs: Int, outputs: Int), dtype: DType) throws {
+        var random = SeededGenerator(seed: 391 + UInt64(size.rows))
+        let input = try Tensor.random([size.rows, size.inputs], &random, dtype: dtype)
+        let weight = try Tensor.random([size.outputs, size.inputs], &random, dtype: dtype)
+        let view = try Tensor.random([size.inputs, size.outputs], &random, dtype: dtype).transposed()
+        for weight in [weight, view] {
+            let expected = try input.to(dtype: .float64).matmul(weight.to(dtype: .float64).transposed())
+            let found = try unrecordedProduct(input, packedWeight(weight, rows: size.rows))
+            #expect(found.shape == [size.rows, size.outputs])
+            #expect(try error(found, expected) < (dtype == .float32 ? 1e-6 : 4e-3))
+        }
+    }
+
     @Test("fused == unfused: rotation", arguments: [(2, 9, 3, 11, 64), (1, 1, 1, 1, 2), (3, 4, 4, 17, 22)])
     func rotation(batch: Int, heads: Int, groups: Int, time: Int, dimension: Int) throws {
         var random = SeededGenerator(seed: 330 + UInt64(heads))

@@ -44,15 +44,14 @@ import Training
             recipe.memory = .auto
             recipe.gradientCheckpointing = .blocks(1)
             try Trainer.run(recipe, output: folder("one"), showsProgress: false)
-            // However many blocks are computed again, it is the same bits; without any, norms and sums run as one.
-            for (name, tensor) in try tensors(folder("low/adapter")) {
-                #expect(try tensors(folder("one/adapter"))[name]?.isIdentical(to: tensor) == true, "\(name)")
+            for run in ["low", "one"] {
+                let own = try tensors(folder(run + "/adapter"))
+                for (name, tensor) in try tensors(folder("fast/adapter")) {
+                    // The plain run adds a sublayer's output within the norm that follows, so sums round otherwise.
+                    let gap: Double = try (#require(own[name]) - tensor).norm().item() / tensor.norm().item()
+                    #expect(gap < 1e-4, "\(name)")
+                }
             }
-            let losses = try ["fast", "low"].map {
-                try MetricsLog.read(path: RunLayout(folder($0)).metrics).compactMap(\.loss)
-            }
-            #expect(losses[0].count == 6 && losses[1].count == 6)
-            for (fast, low) in zip(losses[0], losses[1]) { #expect(abs(fast - low) < 1e-4) }
             // What was decided is in the folder, so that a resumed run does the same.
             let written = try ["fast", "low", "one"].map { try Recipe(path: RunLayout(folder($0)).recipe) }
             #expect(written.map(\.memory) == [.fast, .low, .auto])
@@ -126,8 +125,9 @@ import Training
             try FileManager.default.removeItem(atPath: RunLayout(killed).adapter)
             for step in [8, 9] { try FileManager.default.removeItem(atPath: RunLayout(killed).checkpoint(step: step)) }
             try Trainer.resume(killed, showsProgress: false)
-            for (name, tensor) in try tensors(whole + "/adapter") {
-                #expect(try tensors(killed + "/adapter")[name]?.isIdentical(to: tensor) == true, "\(name)")
+            let resumed = try tensors(RunLayout(killed).adapter)
+            for (name, tensor) in try tensors(RunLayout(whole).adapter) {
+                #expect(try resumed[name]?.isIdentical(to: tensor) == true, "\(name)")
             }
             let states = try [whole, killed].map {
                 try SafetensorsFile(path: RunLayout($0).checkpoint(step: 9) + "/training_state.safetensors")

@@ -14,6 +14,12 @@ import Training
                 "rank_pattern": ["layers\\.[0-3]\\..*": 2, "# x": 3], "modules_to_save": nil,
             ])
         recipe.evalData = "- dash"
+        recipe.objective = "dpo"
+        recipe.objectiveSettings = ["beta": 0.3]
+        recipe.quantization = .nf4
+        recipe.doubleQuant = false
+        recipe.memory = .fast
+        recipe.gradientCheckpointing = .blocks(2)
         recipe.steps = 17
         recipe.batchSize = 3
         recipe.gradientAccumulationSteps = 5

@@ -59,6 +59,11 @@ public struct PTuning: Method {
         try requirePositive(virtualTokens, "num_virtual_tokens")
         try requirePositive(layers, "encoder_num_layers")
         if let hiddenSize { try requirePositive(hiddenSize, "encoder_hidden_size") }
+        // Sizes are multiplied before anything is made, and a damaged folder must not ask for any.
+        guard (hiddenSize ?? 0) <= 1 << 40, layers <= 1000 else {
+            throw PEFTError(
+                "encoder_hidden_size \(hiddenSize ?? 0), encoder_num_layers \(layers): more than there can be")
+        }
         try requireProbability(dropout, "encoder_dropout")
         guard dropout == 0 || network != .mlp else {
             throw PEFTError(

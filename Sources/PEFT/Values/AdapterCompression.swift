@@ -62,7 +62,7 @@ public struct AdapterCompression {
                 value: TernaryFile.Entry(shape: shape, start: norm == nil ? .zero : .own, startNorm: norm ?? 0))
         }
         var size = (codes: 0, file: 0)
-        try AdapterFolder.write(source.configuration, to: output) { temporary in
+        try AdapterFolder.write(source.configuration, for: nil, to: output) { temporary in
             size = try TernaryFile.write(
                 to: joined(temporary, StoredTensors.ternaryName), tensors: entries, vector: ternary, density: density,
                 alpha: Float(alpha))
@@ -98,6 +98,11 @@ private struct AdapterSource {
         try AdapterFolder.requireFolder(folder)
         let stored = try StoredTensors(folder: folder)
         bytes = try MappedFile(path: stored.path).count
+        if let name = stored.firstOfWholeNumbers {
+            throw PEFTError(
+                "\(folder): \"\(name)\" holds positions; signs and a scale cannot stand for them, so adapters of this "
+                    + "type are not compressed")
+        }
         let names = try stored.shapes().keys
         guard names.contains(where: { name in !Self.zeroStarts.contains { name.hasSuffix($0) } }) else {
             configuration = try AdapterConfigurationFile.read(folder: folder)

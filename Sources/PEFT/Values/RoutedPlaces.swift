@@ -41,6 +41,11 @@ final class RoutedPrefix: AttentionPrefix {
         return try prefix.keysAndValues(of: state, in: context.unrouted)
     }
 
+    func gate(of state: AttentionState, in context: Context) throws -> Tensor? {
+        guard let common = try context.requiredRouting(at: state.path).common else { return nil }
+        return try occupant(common)?.gate(of: state, in: context.unrouted)
+    }
+
     private func occupant(_ adapter: (any RoutedAdapter)?) -> (any AttentionPrefix)? {
         adapter?.occupant(of: state) as? any AttentionPrefix
     }

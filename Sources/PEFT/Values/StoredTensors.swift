@@ -34,10 +34,26 @@ enum StoredTensors {
         self = .plain(try SafetensorsFile(path: plain))
     }
 
+    /// Whether an adapter's folder is compressed and holds changes of what the base model begins tensors with.
+    ///
+    /// - Throws: As ``init(folder:)``.
+    static func startsFromModel(_ folder: String) throws -> Bool {
+        guard PathKind(joined(folder, ternaryName)) == .file else { return false }
+        return try TernaryFile(path: joined(folder, ternaryName)).tensors.values.contains { $0.start == .own }
+    }
+
     var path: String {
         switch self {
         case .plain(let file): file.file.path
         case .ternary(let file): file.path
+        }
+    }
+
+    /// The tensors' names.
+    var names: [String] {
+        switch self {
+        case .plain(let file): file.tensors.keys
+        case .ternary(let file): file.tensors.keys
         }
     }
 
@@ -61,6 +77,12 @@ enum StoredTensors {
             for (name, tensor) in file.tensors { shapes.appendIfNew(key: name, value: tensor.shape) }
         }
         return shapes
+    }
+
+    /// The first tensor of whole numbers, such as positions, or nil.
+    var firstOfWholeNumbers: String? {
+        guard case .plain(let file) = self else { return nil }
+        return file.tensors.first { $0.value.type.dtype.map { !$0.isFloatingPoint } ?? false }?.key
     }
 
     /// The number of values.
