@@ -37,6 +37,8 @@ import Training
         recipe.maxGradNorm = 0
         recipe.dtype = .bfloat16
         recipe.device = .cpu
+        recipe.memory = .low
+        recipe.gradientCheckpointing = .all
         recipe.seed = 9
         recipe.threads = 2
         recipe.evalSteps = 5
