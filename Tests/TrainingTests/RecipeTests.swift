@@ -18,8 +18,6 @@ import Training
         recipe.objectiveSettings = ["beta": 0.3]
         recipe.quantization = .nf4
         recipe.doubleQuant = false
-        recipe.memory = .fast
-        recipe.gradientCheckpointing = .blocks(2)
         recipe.steps = 17
         recipe.batchSize = 3
         recipe.gradientAccumulationSteps = 5
