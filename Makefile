@@ -22,7 +22,7 @@ ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench bench-quick bench-execution bench-packing bench-selected bench-storage bench-tokenizer fuzz format lint docs install clean fuzz-coverage
+.PHONY: help setup oracle build engine packages test demo bench comparison bench-quick bench-execution bench-packing bench-selected bench-storage bench-tokenizer fuzz format lint docs install clean fuzz-coverage
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -86,6 +86,9 @@ bench-storage: oracle build ## Measure training over quantised weights beside pl
 bench-tokenizer: oracle packages ## Measure the tokenizers' speed beside the tokenizers package
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product TokenizerBenchmark
 	@.graft/oracle/bin/python Benchmarks/tokenizer.py
+
+comparison: oracle build ## Compare all methods on one task and write docs/comparison.md
+	@.graft/oracle/bin/python Benchmarks/comparison.py
 
 fuzz: build ## Give a reader many broken files (READER=gguf COUNT=100000 SEED=2; without READER every one)
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product Fuzzer
