@@ -111,8 +111,9 @@ import Torch
             }
             try loaded.save(to: folder("second"))
             for file in ["adapter_config.json", "adapter_model.safetensors"] {
-                let bytes = try ["first", "second"].map { try MappedFile(path: folder($0) + "/" + file) }
-                #expect(bytes[0].bytes.elementsEqual(bytes[1].bytes), "\(file)")
+                let files = try ["first", "second"].map { try MappedFile(path: folder($0) + "/" + file) }
+                let areEqual = withExtendedLifetime(files) { files[0].bytes.elementsEqual(files[1].bytes) }
+                #expect(areEqual, "\(file)")
             }
         }
     }
