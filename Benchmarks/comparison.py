@@ -13,9 +13,9 @@ from pathlib import Path
 from support import DATA, GRAFT, MODEL, ROOT, machine, versions
 
 METHODS = (
-    "lora,dora,pissa,lorta,capaboost-lora,melora,loretta-rep,miss,bone,ia3,houlsby,pfeiffer,parallel-adapter,"
-    "adaptformer,capaboost-adapter,capaboost-padapter,prefix-tuning,prompt-tuning,p-tuning,dept,bitfit,ln-tuning,paca,s2ft,"
-    "id3,full,meft,ist,adalora"
+    "lora,dora,lorta,capaboost-lora,ia3,prompt-tuning,prefix-tuning,pfeiffer,paca,miss,bitfit,ln-tuning,melora,loretta-rep,"
+    "adalora,s2ft,dept,capaboost-padapter,parallel-adapter,ist,meft,houlsby,adaptformer,capaboost-adapter,p-tuning,pissa,bone,"
+    "id3,full"
 )
 
 
