@@ -22,7 +22,7 @@ ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench bench-quick bench-packing bench-selected bench-storage bench-tokenizer fuzz format lint docs install clean fuzz-coverage
+.PHONY: help setup oracle build engine packages test demo bench comparison bench-quick bench-execution bench-packing bench-selected bench-storage bench-tokenizer fuzz format lint docs install clean fuzz-coverage
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -74,6 +74,9 @@ bench-quick: oracle build ## Check in under 3 minutes that no figure is far beyo
 bench-packing: oracle build ## Measure packed rows beside rows that are filled up
 	@.graft/oracle/bin/python Benchmarks/packing.py
 
+bench-execution: oracle build ## Measure checkpoints, MEFT and IST beside LoRA
+	@.graft/oracle/bin/python Benchmarks/execution.py
+
 bench-selected: oracle build ## Measure methods that train selected parameters beside LoRA
 	@.graft/oracle/bin/python Benchmarks/selected.py
 
@@ -83,6 +86,9 @@ bench-storage: oracle build ## Measure training over quantised weights beside pl
 bench-tokenizer: oracle packages ## Measure the tokenizers' speed beside the tokenizers package
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product TokenizerBenchmark
 	@.graft/oracle/bin/python Benchmarks/tokenizer.py
+
+comparison: oracle build ## Compare all methods on one task and write docs/comparison.md
+	@.graft/oracle/bin/python Benchmarks/comparison.py
 
 fuzz: build ## Give a reader many broken files (READER=gguf COUNT=100000 SEED=2; without READER every one)
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --product Fuzzer

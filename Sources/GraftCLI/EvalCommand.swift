@@ -83,7 +83,8 @@ struct EvalCommand: ParsableCommand {
         let names = measures.first?.keys ?? []
         var table = TextTable([.right("line"), .right("loss"), .right("tokens")] + names.map { .right($0) })
         for (row, measures) in zip(evaluation.rows, measures) {
-            table.append(["\(row.line)", Units.loss(row.loss), "\(row.tokens)"] + measures.map { Units.loss($0.value) })
+            table.append(
+                ["\(row.line)", Units.loss(row.loss), "\(row.tokens)"] + measures.map { Units.loss($0.value) })
         }
         return table.text()
     }

@@ -37,7 +37,8 @@ struct ModelOptions: ParsableArguments {
     /// - Throws: What is wrong with the model or the adapter, or what the machine lacks.
     func load(keepsBlocks: Bool = false, classifies: Bool = false) throws -> LanguageModel {
         guard self.adapter.count < 2 else {
-            throw ValidationError("--adapter: give one; several go with 'graft generate --rows', 'graft combine' makes one.")
+            throw ValidationError(
+                "--adapter: give one; several go with 'graft generate --rows', and 'graft combine' makes one of them.")
         }
         let model = try loadModel(keepsBlocks: keepsBlocks)
         guard let adapter = self.adapter.first else { return model }

@@ -116,7 +116,8 @@ struct TrainOptions: ParsableArguments {
     var device: DeviceChoice?
 
     @Option(
-        help: "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits. (default: auto)")
+        help: "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits. (default: auto)"
+    )
     var memory: MemoryUse?
 
     @Option(help: ArgumentHelp("Threads of one operator. (default: all cores)", valueName: "count"))
@@ -127,7 +128,8 @@ struct TrainOptions: ParsableArguments {
             throw ValidationError("--set takes key=value, such as --set r=16; found \"\(text)\".")
         }
         for text in objectiveSet where text.split(separator: "=", maxSplits: 1).count < 2 || text.hasPrefix("=") {
-            throw ValidationError("--objective-set takes key=value, such as --objective-set beta=0.2; found \"\(text)\".")
+            throw ValidationError(
+                "--objective-set takes key=value, such as --objective-set beta=0.2; found \"\(text)\".")
         }
         if steps != nil && epochs != nil { throw ValidationError("Give either --steps or --epochs.") }
         if warmupSteps != nil && warmupRatio != nil {

@@ -125,7 +125,9 @@ public final class Adapter {
         var configuration = configuration
         try configuration.method.validate()
         configuration.method = configuration.method.resolved(seed: seed)
-        if let classifier = backbone as? SequenceClassifier { configuration.selection.train(head: classifier.head.path) }
+        if let classifier = backbone as? SequenceClassifier {
+            configuration.selection.train(head: classifier.head.path)
+        }
         var points = try configuration.points(of: backbone)
         points.folder = folder
         let count = try configuration.method.trainedCount(in: points)

@@ -64,7 +64,8 @@ public struct Merger {
             throw PEFTError("a model cannot be stored in \(dtype); expected float32, bfloat16 or float16")
         }
         try requireApart(folder)
-        let backbone = try checkpoint.outline()
+        let needsValues = try StoredTensors.startsFromModel(adapterFolder)
+        let backbone = try needsValues ? checkpoint.backbone(dtype: .float32) : checkpoint.outline()
         let source = try mergedSource()
         let adapter = try Adapter.load(from: adapterFolder, onto: backbone) { try pretrained($0, from: source) }
         let plan = MergePlan(adapter, of: backbone, source: source)

@@ -68,7 +68,7 @@ package struct ReversibleLayer {
 /// Both streams begin as the embedded tokens; their mean is what leaves the blocks. They are fp32, or wider where the
 /// model is, because each layer backwards divides rounding errors by its factors.
 package final class ReversibleBlocks: BlockExecution {
-    /// The lower layers that are run backwards; the others keep their activations. Both compute the same.
+    /// The lower layers that are run backwards; the others compute the same and keep their activations.
     package let reversible: Int
     /// After so many layers the streams are kept, so that errors do not grow over all layers.
     package let interval: Int
@@ -120,7 +120,9 @@ package final class ReversibleBlocks: BlockExecution {
             return (
                 [end.first, end.second],
                 { [end] incoming in
-                    guard let known = incoming.compactMap({ $0 }).first else { return Array(repeating: nil, count: count) }
+                    guard let known = incoming.compactMap({ $0 }).first else {
+                        return Array(repeating: nil, count: count)
+                    }
                     var gradient = (
                         first: try incoming[0] ?? known.zerosLike(), second: try incoming[1] ?? known.zerosLike()
                     )

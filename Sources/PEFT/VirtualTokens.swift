@@ -88,7 +88,7 @@ extension PromptMethod {
         case .folder(let path): reader = try Tokenizer(folder: path)
         case .gguf(let path): reader = try Tokenizer(gguf: GGUFFile(path: path))
         }
-        let ids = try reader.encode(startText ?? "", addSpecialTokens: true)
+        let ids = reader.encode(startText ?? "", addSpecialTokens: true)
         guard !ids.isEmpty else { throw PEFTError("prompt_tuning_init_text: the text has no tokens") }
         return ids
     }

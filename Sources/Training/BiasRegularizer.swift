@@ -125,15 +125,17 @@ package struct BiasRegularizer: Regularizer {
     /// Minus the share of the first singular values in the sum of all, by the smaller Gram matrix in fp64.
     package func leadingShare(_ matrix: Tensor) throws -> Tensor {
         let wide = try matrix.to(dtype: .float64)
-        let gram = try wide.size(0) <= wide.size(1)
+        let gram =
+            try wide.size(0) <= wide.size(1)
             ? wide.matmul(wide.transposed()) : wide.transposed().matmul(wide)
         let squares = try callTensor("aten::linalg_eigvalsh", gram)
         // What is rounding only has no direction, and so no gradient.
         let floor = try squares.detached().maximum() * 1e-12
         let isReal = try callTensor("aten::gt.Tensor", squares, floor)
-        let sigma = try callTensor(
-            "aten::where.self", isReal, squares, squares.detached().zerosLike() + 1
-        ).squareRoot() * isReal.to(dtype: .float64)
+        let sigma =
+            try callTensor(
+                "aten::where.self", isReal, squares, squares.detached().zerosLike() + 1
+            ).squareRoot() * isReal.to(dtype: .float64)
         // In ascending order: the largest are the last.
         let count = min(rank, sigma.count)
         let leading = try sigma.narrowed(0, start: sigma.count - count, length: count).sum()

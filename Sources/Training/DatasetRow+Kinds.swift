@@ -24,8 +24,10 @@ extension DataRow {
         if case .labelled(_, _, let label) = self { label } else { nil }
     }
 
-    /// A preference of strings, or of messages where one of the three is a list of them: a prompt that is a string is
-    /// then the user's, an answer the assistant's. Without a prompt it is the messages that both answers begin with.
+    /// A preference of strings or of messages.
+    ///
+    /// Where one of the three is a list of messages, a prompt that is a string is the user's and an answer that is a string
+    /// the assistant's. Without a prompt it is the messages that both answers begin with.
     static func preference(_ row: KeyedList<JSON>) throws -> DataRow {
         let parts = ["prompt", "chosen", "rejected"]
         guard parts.contains(where: { row[$0]?.array != nil }) else {

@@ -65,7 +65,8 @@ final class DistributedRun {
         // Counts of tokens are far below the whole numbers that a Double holds.
         (sums.loss, sums.tokens, sums.computedTokens) = (all[0], Int(all[1]), Int(all[2]))
         sums.measures = Array(all[own.count...].prefix(sums.measures.count))
-        let present = zip(trainables, all.dropFirst(own.count + sums.measures.count)).filter { $0.1 > 0 }.map(\.0.tensor)
+        let present = zip(trainables, all.dropFirst(own.count + sums.measures.count)).filter { $0.1 > 0 }.map(
+            \.0.tensor)
         for tensor in present where tensor.grad == nil { try tensor.setGrad(tensor.detached().zerosLike()) }
         try group.sum(present.compactMap(\.grad))
         return Wishes(stop: all[3] > 0, save: all[4] > 0)
@@ -86,8 +87,9 @@ final class DistributedRun {
         let losses = try group.sum(rows.map { $0?.loss ?? 0 })
         let tokens = try group.sum(rows.map { Int64($0?.tokens ?? 0) })
         // Every row has as many measures; a process that took no row learns from the others how many.
-        let width = Int(try group.gather([UInt8(clamping: rows.lazy.compactMap { $0?.measures.count }.first ?? 0)])
-            .compactMap(\.first).max() ?? 0)
+        let width = Int(
+            try group.gather([UInt8(clamping: rows.lazy.compactMap { $0?.measures.count }.first ?? 0)])
+                .compactMap(\.first).max() ?? 0)
         let none = [Double](repeating: 0, count: width)
         let measures = width == 0 ? [] : try group.sum(rows.flatMap { $0?.measures ?? none })
         return zip(losses, tokens).enumerated().map { index, row in

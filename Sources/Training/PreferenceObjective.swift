@@ -60,7 +60,8 @@ package struct PreferenceObjective: Objective {
 
     package func results(of pass: ForwardPass) throws -> ObjectiveResults {
         let counts = pass.batch.supervisedCounts
-        let lengths = try Tensor(counts.map(Double.init), shape: [counts.count / 2, 2]).to(device: pass.batch.ids.device)
+        let lengths = try Tensor(counts.map(Double.init), shape: [counts.count / 2, 2]).to(
+            device: pass.batch.ids.device)
         // [rows, 2]: chosen, rejected
         let own = try pass.logProbabilities().reshaped([-1, 2])
         let reference = try pass.referenceLogProbabilities().reshaped([-1, 2])

@@ -116,7 +116,9 @@ public struct Recipe: Sendable {
         Field("max_bad_rows", \.maxBadRows, "the share of rows that may be left out because they cannot be used"),
         Field("cache", \.usesCache, "whether the tokens of large files are kept for the next run"),
         Field("objective", \.objective, "what is learnt: sft, dpo or classification"),
-        Field("objective_settings", \.objectiveSettingsValue, "settings of the objective and of what is added to its loss"),
+        Field(
+            "objective_settings", \.objectiveSettingsValue, "settings of the objective and of what is added to its loss"
+        ),
         Field("method", \.method, "how to adapt; `graft methods` lists the names"),
         Field("settings", \.settingsValue, "hyper-parameters of the method and the selection of modules"),
         Field("steps", \.steps, "optimiser steps; else epochs counts"),
@@ -139,7 +141,9 @@ public struct Recipe: Sendable {
         Field("quantization", \.quantization, "how frozen weights are held"),
         Field("double_quant", \.doubleQuant, "whether the scales of nf4 are quantised, too"),
         Field("device", \.device, "where the model runs"),
-        Field("memory", \.memory, "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits"),
+        Field(
+            "memory", \.memory,
+            "low: blocks are computed again in the backward pass; fast: they are kept; auto: as fits"),
         Field("gradient_checkpointing", \.gradientCheckpointing, "which blocks those are; else memory decides"),
         Field("seed", \.seed, "every random number of the run comes from it"),
         Field("threads", \.threads, "processor threads of one operator"),

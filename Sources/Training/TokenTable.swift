@@ -92,7 +92,8 @@ final class TokenTable: Sendable {
         self.memory = memory
         self.blocks = blocks
         self.count = count
-        guard (facts.rows - facts.badCount) * facts.sequencesPerRow == count, (0..<count).allSatisfy({ self.entry($0).isSound(before: table) })
+        guard (facts.rows - facts.badCount) * facts.sequencesPerRow == count,
+            (0..<count).allSatisfy({ self.entry($0).isSound(before: table) })
         else { throw TrainingError("the token table is damaged") }
     }
 

@@ -6,7 +6,8 @@ import Torch
 
 /// The kinds of tiny models in `models_oracle.py`.
 let kinds = [
-    "llama", "llama-mha", "llama-tied", "llama-head-dim", "llama-biases", "llama-relu", "llama3", "llama-linear", "llama-dynamic",
+    "llama", "llama-mha", "llama-tied", "llama-head-dim", "llama-biases", "llama-relu", "llama3", "llama-linear",
+    "llama-dynamic",
     "llama-yarn", "llama-yarn-full", "mistral", "mistral-full", "qwen2", "qwen2-sliding", "qwen2-tied", "qwen3",
     "qwen3-tied", "qwen3-sliding",
 ]

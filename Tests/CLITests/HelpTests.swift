@@ -86,6 +86,16 @@ import Testing
         let page = try String(contentsOfFile: RepositoryPaths.root + "/docs/cli.md", encoding: .utf8)
         let dump = try await graft("--experimental-dump-help").json()
         let commands = try #require(dump["command"]?["subcommands"]?.array)
+        func flags(of command: JSON) -> Set<String> {
+            var flags: Set<String> = []
+            for argument in command["arguments"]?.array ?? [] {
+                for name in argument["names"]?.array ?? [] where name["kind"]?.string == "long" {
+                    flags.insert("--" + (name["name"]?.string ?? ""))
+                }
+            }
+            return flags.subtracting(["--help", "--version"])
+        }
+        let training = flags(of: try #require(commands.first { $0["commandName"]?.string == "train" }))
         for command in commands {
             let verb = try #require(command["commandName"]?.string)
             if verb == "help" { continue }
@@ -93,15 +103,12 @@ import Testing
                 page.components(separatedBy: "\n## graft \(verb)\n").dropFirst().first, "\(verb)"
             )
             .components(separatedBy: "\n## ")[0]
-            var flags: Set<String> = []
-            for argument in command["arguments"]?.array ?? [] {
-                for name in argument["names"]?.array ?? [] where name["kind"]?.string == "long" {
-                    flags.insert("--" + (name["name"]?.string ?? ""))
-                }
-            }
-            flags.subtract(["--help", "--version"])
+            let flags = flags(of: command)
             let written = Set(section.matches(of: /--[a-z][a-z-]*/).map { String($0.output) })
-            for flag in flags { #expect(written.contains(flag), "\(verb): docs/cli.md lacks \(flag)") }
+            // A comparison shares the options of its trainings.
+            for flag in verb == "compare" ? flags.subtracting(training) : flags {
+                #expect(written.contains(flag), "\(verb): docs/cli.md lacks \(flag)")
+            }
             for flag in written where !["--help"].contains(flag) {
                 #expect(flags.contains(flag), "\(verb): docs/cli.md has \(flag), which the program lacks")
             }

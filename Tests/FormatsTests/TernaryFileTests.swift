@@ -25,7 +25,7 @@ import Testing
         try withTemporaryFolder { folder in
             for count in [1, 7, 64, 65, 1001, 20_011] {
                 let vector = random(count, density: density, seed: UInt64(count))
-                try write(vector, folder("v"))
+                _ = try write(vector, folder("v"))
                 let file = try TernaryFile(path: folder("v"))
                 #expect(file.vector == vector)
                 #expect(file.density == 0.5 && file.alpha == 1)
@@ -98,7 +98,7 @@ import Testing
     /// What each byte that is missing or other means, whatever it is.
     @Test func damageIsNoticed() throws {
         try withTemporaryFolder { folder in
-            try write(random(100, density: 0.2, seed: 2), folder("v"))
+            _ = try write(random(100, density: 0.2, seed: 2), folder("v"))
             let good = try Data(contentsOf: URL(fileURLWithPath: folder("v")))
             for index in good.indices {
                 var bad = good

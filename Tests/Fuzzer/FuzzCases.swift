@@ -129,7 +129,8 @@ let fuzzCases: [FuzzCase] =
             seeds: { [try Seeds.text(Fixture.adapter() + "/adapter_model.safetensors")] }, prepare: Fixture.copyAdapter,
             read: Fixture.loadAdapter),
         FuzzCase(
-            "adapter_model.ternary", "adapter_model.ternary", .bytes, words: ["GRAFTTRI", "base_model.model", "lora_A"],
+            "adapter_model.ternary", "adapter_model.ternary", .bytes,
+            words: ["GRAFTTRI", "base_model.model", "lora_A"],
             seeds: { [try Seeds.text(Fixture.compressedAdapter() + "/adapter_model.ternary")] },
             prepare: Fixture.copyAdapterSettings, read: Fixture.loadCompressed),
         FuzzCase(

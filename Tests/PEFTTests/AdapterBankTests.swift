@@ -31,46 +31,45 @@ import Torch
 
     /// The logits of one row with one adapter, or none, by itself on the model.
     private func alone(
-        _ name: String?, _ ids: Tensor, _ folder: TemporaryFolder, merged: Bool = false
+        _ name: String?, _ ids: Tensor, _ folder: TemporaryFolder, merged: Bool = false, dtype: DType = .float32
     ) throws -> Tensor {
-        let backbone = try model.backbone()
+        let backbone = try model.backbone(dtype: dtype)
         guard let name else { return try backbone.logits(ids) }
         let adapter = try Adapter.load(from: folder(name), onto: backbone)
         if merged { try adapter.mergeIntoBackbone() }
         return try backbone.logits(ids)
     }
 
-    private func row(_ tensor: Tensor, _ index: Int) throws -> Tensor { try tensor.narrowed(0, start: index, length: 1) }
+    private func row(_ tensor: Tensor, _ index: Int) throws -> Tensor {
+        try tensor.narrowed(0, start: index, length: 1)
+    }
 
-    @Test(arguments: [Routing.Form.automatic, .gathered, .grouped], [1, 7])
-    func aMixedBatchIsEachRowAlone(form: Routing.Form, length: Int) throws {
+    /// In fp64 there is no doubt; in fp32 products of other shapes round otherwise.
+    @Test(arguments: [Routing.Form.automatic, .gathered, .grouped], [(DType.float64, 1e-12), (.float32, 5e-6)])
+    func aMixedBatchIsEachRowAlone(form: Routing.Form, precision: (dtype: DType, tolerance: Double)) throws {
+        let (dtype, tolerance) = precision
         try withTemporaryFolder { folder in
-            let backbone = try model.backbone()
+            let backbone = try model.backbone(dtype: dtype)
             try save(Self.kinds, on: backbone, folder)
             let bank = AdapterBank(on: backbone)
             for name in Self.kinds.keys { try bank.load(folder(name), as: name) }
             #expect(bank.names == Self.kinds.keys)
-            let ids = try model.tokens(rows: Self.shuffled.count, length: length, seed: 4)
-            var context = Context()
-            context.routing = try bank.routing(Self.shuffled)
-            context.routing?.form = form
-            // Without gradients factors are remembered; twice, for what is remembered.
-            for _ in 0..<2 {
-                let mixed = try withoutGrad { try backbone.logits(ids, context) }
-                for (index, name) in Self.shuffled.enumerated() {
-                    let own = try alone(name, row(ids, index), folder)
-                    #expect(try relativeGap(row(mixed, index), own) < 1e-6, "row \(index), \(name ?? "none")")
-                    let merged = try alone(name, row(ids, index), folder, merged: true)
-                    #expect(try relativeGap(row(mixed, index), merged) < 1e-5, "row \(index), \(name ?? "none")")
-                }
-            }
-            // One row, rows of one adapter, and rows of none.
-            for rows: [String?] in [["eight"], ["two", "two"], [nil, nil]] {
-                context.routing = try bank.routing(rows)
-                context.routing?.form = form
-                let some = try backbone.logits(ids.narrowed(0, start: 0, length: rows.count), context)
-                for (index, name) in rows.enumerated() {
-                    #expect(try relativeGap(row(some, index), alone(name, row(ids, index), folder)) < 1e-6)
+            // One row, rows of one adapter, rows of none, and all mixed.
+            for rows: [String?] in [["eight"], ["two", "two"], [nil, nil], Self.shuffled] {
+                for length in [1, 7] {
+                    let ids = try model.tokens(rows: rows.count, length: length, seed: 4)
+                    var context = Context()
+                    context.routing = try bank.routing(rows)
+                    context.routing?.form = form
+                    // Without gradients factors are remembered; twice, for what is remembered.
+                    _ = try withoutGrad { try backbone.logits(ids, context) }
+                    let mixed = try withoutGrad { try backbone.logits(ids, context) }
+                    for (index, name) in rows.enumerated() {
+                        let own = try alone(name, row(ids, index), folder, dtype: dtype)
+                        #expect(try relativeGap(row(mixed, index), own) < tolerance, "row \(index), \(name ?? "none")")
+                        let merged = try alone(name, row(ids, index), folder, merged: true, dtype: dtype)
+                        #expect(try relativeGap(row(mixed, index), merged) < 1e-5, "row \(index), \(name ?? "none")")
+                    }
                 }
             }
         }
@@ -162,7 +161,8 @@ import Torch
             #expect(try backbone.generateBatch(prompts: prompts, settings: settings, routing: routing) == expected)
             #expect(
                 refusal {
-                    _ = try backbone.generateBatch(prompts: Array(prompts.dropLast()), settings: settings, routing: routing)
+                    _ = try backbone.generateBatch(
+                        prompts: Array(prompts.dropLast()), settings: settings, routing: routing)
                 }.contains("chosen for 8"))
         }
     }
@@ -193,7 +193,7 @@ import Torch
                 #expect(bank.names.isEmpty)
                 parts.append(try next(5..<8))
                 let whole = try Tensor.concatenate(parts, dimension: 1)
-                for index in 0..<2 { #expect(try relativeGap(row(whole, index), expected[index]) < 2e-6) }
+                for index in 0..<2 { #expect(try relativeGap(row(whole, index), expected[index]) < 5e-6) }
 
                 try bank.load(folder("eight"), as: "chosen")
                 context = Context()
@@ -217,9 +217,11 @@ import Torch
         let ids = try model.tokens(rows: 5, length: 6, seed: 8)
         let rows: [String?] = ["b", "a", nil, "b", "a"]
         var expected: [String: Tensor] = [:]
+        var made: [Adapter] = []
         let bank = AdapterBank(on: backbone)
         let plain = try backbone.logits(ids)
-        for (seed, name) in ["a", "b"].enumerated() {
+        // Made while the model is free: the bank takes its places.
+        let adapters = try ["a", "b"].enumerated().map { seed, name in
             let own = try model.backbone()
             let adapter = try method.adapter(on: own)
             try adapter.randomise(seed: UInt64(seed + 1))
@@ -227,8 +229,11 @@ import Torch
             let other = try method.adapter(on: backbone)
             try other.restore(adapter.state)
             other.detach()
+            made.append(other)
+        }
+        for (name, adapter) in zip(["a", "b"], made) {
             do {
-                try bank.add(other, as: name)
+                try bank.add(adapter, as: name)
             } catch let error as PEFTError {
                 #expect("\(error)".contains("for all rows or for none"), "\(error)")
                 #expect(try backbone.logits(ids).isIdentical(to: plain))
@@ -259,14 +264,15 @@ import Torch
             adapter.detach()
             return adapter
         }
-        try bank.add(made(), as: "a")
+        let (first, nameless) = (try made(), try made())
+        try bank.add(first, as: "a")
         #expect(refusal { _ = try backbone.logits(ids) }.contains("routing which row uses which"))
         #expect(try backbone.logits(ids, Context(usesAdapters: false)).isAllFinite())
         var context = Context()
         context.routing = try bank.routing(["a", nil, "a"])
         #expect(refusal { _ = try backbone.logits(ids, context) }.contains("chosen for 3 rows, but the pass has 2"))
-        #expect(refusal { _ = try bank.routing(["b"]) }.contains("\"b\"") )
-        #expect(refusal { try bank.add(made(), as: "") }.contains("needs a name"))
+        #expect(refusal { _ = try bank.routing(["b"]) }.contains("\"b\""))
+        #expect(refusal { try bank.add(nameless, as: "") }.contains("needs a name"))
         for settings: KeyedList<JSON> in [["modules_to_save": ["lm_head"]], ["bias": "all"]] {
             let other = try model.backbone()
             let whole = try adapter("lora", settings, on: other)
@@ -275,17 +281,17 @@ import Torch
         }
         #expect(refusal { try bank.add(adapter("lora", on: model.backbone()), as: "x") }.contains("another model"))
         let other = try model.backbone()
-        let first = try adapter("lora", ["target_modules": ["o_proj"]], on: other)
+        let foreign = try adapter("lora", ["target_modules": ["o_proj"]], on: other)
         let second = try adapter("lora", ["target_modules": ["q_proj"]], on: other)
         second.detach()
-        first.detach()
+        foreign.detach()
         let apart = AdapterBank(on: other)
-        try first.attach()
+        try foreign.attach()
         try apart.add(second, as: "second")
-        first.detach()
+        foreign.detach()
         let third = try adapter("lora", ["target_modules": ["o_proj"]], on: other)
         third.detach()
-        try first.attach()
+        try foreign.attach()
         #expect(refusal { try apart.add(third, as: "third") }.contains("not the bank's"))
         #expect(apart.names == ["second"])
     }

@@ -195,6 +195,24 @@ import Torch
         }
     }
 
+    /// The norms that DoRA starts from are the base model's, which merging does not hold otherwise.
+    @Test func mergesWhatStartsFromTheBaseModel() async throws {
+        let model = try await TinyModels.shared.folder("llama")
+        let checkpoint = try Checkpoint(model)
+        let backbone = try checkpoint.backbone(dtype: .float32)
+        let ids = try tokenTensor(exampleTokens)
+        try withTemporaryFolder { folder in
+            try saved("dora", on: backbone, to: folder("plain"))
+            _ = try AdapterCompression(density: 0.3).compress(folder("plain"), to: folder("small")) { backbone }
+            let adapter = try Adapter.load(from: folder("small"), onto: backbone)
+            let adapted = try withoutGrad { try backbone.logits(ids) }
+            adapter.detach()
+            _ = try Merger(checkpoint, adapter: folder("small")).write(to: folder("merged"))
+            let merged = try Checkpoint(folder("merged")).backbone(dtype: .float32)
+            #expect(try relativeGap(withoutGrad { try merged.logits(ids) }, adapted) < 1e-5)
+        }
+    }
+
     private func compareWithTheDocumentsReader(_ adapter: Adapter, _ file: String, _ output: String) async throws {
         let names = try await Oracle.shared.call(
             "values.documented_tensors",

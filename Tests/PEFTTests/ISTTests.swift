@@ -10,7 +10,9 @@ import Torch
     private let model = SmallModel(layers: 6)
 
     /// A probe whose loss the test decides.
-    private func probe(_ loss: @escaping (Int) throws -> Double) -> LossProbe { LossProbe { _, round in try loss(round) } }
+    private func probe(_ loss: @escaping (Int) throws -> Double) -> LossProbe {
+        LossProbe { _, round in try loss(round) }
+    }
 
     private func layer(_ trainable: Trainable) throws -> Int {
         try #require(trainable.name.split(separator: ".").dropFirst(4).first.flatMap { Int($0) })

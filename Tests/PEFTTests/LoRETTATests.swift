@@ -42,7 +42,7 @@ import Torch
     @Test func entriesHaveTheirVariance() throws {
         // A layer of 768 inputs; 200 draws, of which each scatters by a quarter.
         let model = SmallModel(
-            hidden: 768, heads: 1, keyValueHeads: 1, headDim: 2, layers: 1, intermediate: 2,
+            hidden: 768, heads: 1, keyValueHeads: 1, headDim: 8, layers: 1, intermediate: 2,
             vocabulary: 2, isHollow: true)
         let backbone = try model.backbone()
         var sum = 0.0

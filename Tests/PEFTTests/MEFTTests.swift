@@ -12,6 +12,9 @@ import Torch
         ["variant": 1, "r": 5], ["variant": 2, "r": 6, "adapter_norm": true], ["variant": 3, "r": 4],
     ]
 
+    /// Layers between kept streams: variant 3 multiplies rounding errors by a hundred in each layer, the others by ten.
+    private func interval(_ index: Int) -> JSON { index == 2 ? 1 : 2 }
+
     private func sizes(_ backbone: any Backbone) -> JSON {
         let configuration = backbone.configuration
         return [
@@ -56,7 +59,7 @@ import Torch
         let backbone = try model.backbone(seed: 4)
         let ids = try model.tokens(rows: 3, length: 7, seed: 5)
         var settings = Self.variants[index]
-        settings["stream_interval"] = 2
+        settings["stream_interval"] = interval(index)
         let adapter = try adapter("meft", settings, on: backbone)
         try adapter.randomise(seed: 6, by: 0.1)
         let embedding = try backbone.embedding.table.frozen.cloned().requiringGrad()
@@ -81,9 +84,10 @@ import Torch
         var worst = 0.0
         for trainable in adapter.trainables {
             let gap = try relativeGap(
-                #require(trainable.tensor.grad, "\(trainable.name)"), file.tensor("gradient." + trainable.name).tensor())
+                #require(trainable.tensor.grad, "\(trainable.name)"), file.tensor("gradient." + trainable.name).tensor()
+            )
             worst = max(worst, gap)
-            #expect(gap < 1e-3, "\(trainable.name)")
+            #expect(gap < 1e-4, "\(trainable.name)")
         }
         let gap = try relativeGap(#require(embedding.grad), file.tensor("gradient.embedding").tensor())
         #expect(gap < 1e-4)
@@ -97,7 +101,7 @@ import Torch
             let backbone = try SmallModel(layers: 3).backbone(dtype: dtype)
             var settings = Self.variants[index]
             settings["adapter_dropout"] = 0.3
-            settings["stream_interval"] = 3
+            settings["stream_interval"] = interval(index)
             settings["reversible_layers"] = reversible.map { JSON($0) } ?? .null
             let adapter = try adapter("meft", settings, on: backbone)
             try adapter.randomise(seed: 8, by: 0.1)
@@ -109,9 +113,11 @@ import Torch
             return try (adapter.trainables.map(\.tensor) + [table]).map { try #require($0.grad) }
         }
         let vanilla = try gradients(0)
+        let limit = dtype == .float64 ? 1e-6 : 1e-3
         for reversible in [nil, 2] {
             for (found, expected) in zip(try gradients(reversible), vanilla) {
-                #expect(try relativeGap(found, expected) < (dtype == .float64 ? 1e-6 : 1e-3))
+                let gap = try relativeGap(found, expected)
+                #expect(gap < limit)
             }
         }
     }

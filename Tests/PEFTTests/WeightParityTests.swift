@@ -19,7 +19,7 @@ private struct WeightMap: Sendable {
         WeightMap(method: "bone", settings: ["r": 6]),
         WeightMap(method: "bone", settings: ["r": 2]),
         WeightMap(method: "loretta-rep", settings: ["r": 3, "tensor_rank": 2, "lora_alpha": 7]),
-        WeightMap(method: "loretta-rep", settings: ["r": 8, "tensor_rank": 3]),
+        WeightMap(method: "loretta-rep", settings: ["r": 4, "tensor_rank": 3]),
         WeightMap(method: "adalora", settings: ["init_r": 5, "target_r": 2, "lora_alpha": 7]),
     ]
 }

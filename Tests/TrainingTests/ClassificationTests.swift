@@ -57,7 +57,8 @@ import Training
                     "objectives.classify",
                     [
                         "folder": JSON(example.folder), "labels": 3, "adapter": JSON(adapter),
-                        "rows": JSON(rows.map { JSON($0.ids.map { JSON($0) }) }), "output": JSON(temporary("l.safetensors")),
+                        "rows": JSON(rows.map { JSON($0.ids.map { JSON($0) }) }),
+                        "output": JSON(temporary("l.safetensors")),
                     ])
                 let file = try SafetensorsFile(path: temporary("l.safetensors"))
                 return (report, try file.tensor("logits").tensor().cloned())

@@ -119,7 +119,8 @@ struct ObjectiveCase {
             for (trainable, gradient) in zip(adapter.trainables, found.gradients) {
                 let expected = try file.tensor(trainable.name).tensor().to(dtype: .float64)
                 let scale = try expected.absolute().maximum().item(as: Double.self)
-                let difference = try (gradient.to(dtype: .float64) - expected).absolute().maximum().item(as: Double.self)
+                let difference = try (gradient.to(dtype: .float64) - expected).absolute().maximum().item(
+                    as: Double.self)
                 worst = max(worst, difference / max(scale, 1e-12))
             }
             return (abs(found.loss - (answer["loss"]?.double ?? .nan)), worst, answer)

@@ -115,13 +115,17 @@ import Training
         }
         let before = try reference()
         example.adapter.detach()
-        let plain: [Double] = try withoutGrad { try ForwardPass(rows, model: example.model).logProbabilities().values() }
+        let plain: [Double] = try withoutGrad {
+            try ForwardPass(rows, model: example.model).logProbabilities().values()
+        }
         try example.adapter.attach()
         #expect(before == plain)
         try example.randomise()
         _ = try example.step(LossFunction("dpo", settings: [:]))
         #expect(try reference() == before)
-        let tuned: [Double] = try withoutGrad { try ForwardPass(rows, model: example.model).logProbabilities().values() }
+        let tuned: [Double] = try withoutGrad {
+            try ForwardPass(rows, model: example.model).logProbabilities().values()
+        }
         #expect(tuned != before)
         for parameter in example.model.backbone.parameters { #expect(parameter.frozen.grad == nil) }
     }

@@ -14,6 +14,10 @@ import Training
                 "rank_pattern": ["layers\\.[0-3]\\..*": 2, "# x": 3], "modules_to_save": nil,
             ])
         recipe.evalData = "- dash"
+        recipe.objective = "dpo"
+        recipe.objectiveSettings = ["beta": 0.3]
+        recipe.quantization = .nf4
+        recipe.doubleQuant = false
         recipe.steps = 17
         recipe.batchSize = 3
         recipe.gradientAccumulationSteps = 5
@@ -31,6 +35,8 @@ import Training
         recipe.maxGradNorm = 0
         recipe.dtype = .bfloat16
         recipe.device = .cpu
+        recipe.memory = .low
+        recipe.gradientCheckpointing = .all
         recipe.seed = 9
         recipe.threads = 2
         recipe.evalSteps = 5

@@ -39,7 +39,10 @@ import Training
         arguments: [
             ["density_weight": 0.5, "density_eps": 0.01],
             ["consistency_weight": 0.7], ["diversity_weight": 0.4], ["svd_weight": 0.6, "svd_k": 2],
-            ["consistency_weight": 0.7, "diversity_weight": 0.4, "svd_weight": 0.6, "density_weight": 0.1, "density_eps": 0.1],
+            [
+                "consistency_weight": 0.7, "diversity_weight": 0.4, "svd_weight": 0.6, "density_weight": 0.1,
+                "density_eps": 0.1,
+            ],
         ] as [KeyedList<JSON>])
     func equalsDenseEvaluation(settings: KeyedList<JSON>) async throws {
         let example = try await ObjectiveCase(.text)
@@ -191,8 +194,9 @@ import Training
         #expect(abs(try BiasRegularizer.covariance(crossed).item(as: Double.self)) < 1e-12)
         let equal = try Tensor([1, 1, 1, 1, -1, -1, -1, -1] as [Float], shape: [4, 2])
         #expect(try BiasRegularizer.covariance(equal).item(as: Double.self) > 1)
-        #expect(message { _ = try BiasRegularizer.covariance(crossed.narrowed(0, start: 0, length: 1)) }
-            .contains("at least 2 rows"))
+        #expect(
+            message { _ = try BiasRegularizer.covariance(crossed.narrowed(0, start: 0, length: 1)) }
+                .contains("at least 2 rows"))
     }
 
     @Test("Diversity of tokens is -log V for uniform logits and 0 for one-hot ones")

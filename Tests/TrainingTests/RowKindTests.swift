@@ -13,7 +13,9 @@ import Training
             var options = Dataset.Options(maxLength: maxLength)
             options.rows = kind
             options.labels = labels
-            return (try Dataset([DataSource(folder.write(lines, to: "rows.jsonl"))], text: text, options: options), text)
+            return (
+                try Dataset([DataSource(folder.write(lines, to: "rows.jsonl"))], text: text, options: options), text
+            )
         }
     }
 

@@ -293,8 +293,9 @@ import Training
         try await withTemporaryFolder { folder in
             var recipe = try await recipe(folder)
             recipe.method = method
-            // Blocks as large as by default do not fit into the tiny model.
-            recipe.settings = try MethodRegistry.entry(method).type == MiSS.self ? ["r": 4] : [:]
+            // Blocks and budgets as large as by default do not fit into the tiny model.
+            let small: [String: KeyedList<JSON>] = ["miss": ["r": 4], "bone": ["r": 4], "id3": ["budget": 500]]
+            recipe.settings = small[method] ?? [:]
             recipe.steps = 5
             recipe.saveSteps = 3
             recipe.schedule = .constant

@@ -105,11 +105,12 @@ public struct IST: Method {
         attachment.buffers["ist.active"] = sampler.active
         attachment.hook = sampler
         let plain = (method: lora, trainables: attachment.trainables)
-        attachment.export = attachment.export ?? {
-            var tensors = KeyedList<Tensor>()
-            for trainable in plain.trainables { tensors[trainable.name] = trainable.tensor }
-            return (plain.method, tensors)
-        }
+        attachment.export =
+            attachment.export ?? {
+                var tensors = KeyedList<Tensor>()
+                for trainable in plain.trainables { tensors[trainable.name] = trainable.tensor }
+                return (plain.method, tensors)
+            }
         return attachment
     }
 

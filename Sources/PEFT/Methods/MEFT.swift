@@ -127,7 +127,9 @@ public struct MEFT: Method {
     }
 
     /// The factors of both streams.
-    var factors: (lambda: Double, beta: Double) { (lambda ?? (variant == 2 ? 1 : 0.1), beta ?? (variant == 1 ? 1 : 0.1)) }
+    var factors: (lambda: Double, beta: Double) {
+        (lambda ?? (variant == 2 ? 1 : 0.1), beta ?? (variant == 1 ? 1 : 0.1))
+    }
 
     /// The coupling of a block.
     private func layer(
@@ -150,7 +152,7 @@ public struct MEFT: Method {
     /// The layers over which errors, multiplied by one over the factors in each, stay about a hundredth.
     func interval(for dtype: DType) -> Int {
         if let streamInterval { return streamInterval }
-        let growth = 1 / min(factors.lambda, factors.beta)
+        let growth = 1 / (factors.lambda * factors.beta)
         guard growth > 1 else { return .max }
         let error = dtype == .float64 ? 0x1p-52 : dtype == .float32 ? 0x1p-23 : 0x1p-8
         var (layers, grown) = (1, error * growth * growth)

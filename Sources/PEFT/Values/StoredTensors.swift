@@ -34,10 +34,26 @@ enum StoredTensors {
         self = .plain(try SafetensorsFile(path: plain))
     }
 
+    /// Whether an adapter's folder is compressed and holds changes of what the base model begins tensors with.
+    ///
+    /// - Throws: As ``init(folder:)``.
+    static func startsFromModel(_ folder: String) throws -> Bool {
+        guard PathKind(joined(folder, ternaryName)) == .file else { return false }
+        return try TernaryFile(path: joined(folder, ternaryName)).tensors.values.contains { $0.start == .own }
+    }
+
     var path: String {
         switch self {
         case .plain(let file): file.file.path
         case .ternary(let file): file.path
+        }
+    }
+
+    /// The tensors' names.
+    var names: [String] {
+        switch self {
+        case .plain(let file): file.tensors.keys
+        case .ternary(let file): file.tensors.keys
         }
     }
 
