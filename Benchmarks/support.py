@@ -111,7 +111,7 @@ def run(command, **options):
 
 
 def processor_seconds(process):
-    """The seconds that all threads of a process have computed."""
+    """The seconds that all threads of a process have computed; one that has ended keeps them until it is asked for."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -119,23 +119,33 @@ def processor_seconds(process):
 def run_steps(command):
     """Runs a training; returns standard output and, for the start and the end of each step, both clocks since it began.
 
-    Each item is (seconds, processor seconds); the first is taken where the first row has been shown, before step 1.
+    Each item is (seconds, processor seconds); the first is taken where the first row has been shown, before step 1. What the
+    run writes is looked at 500 times a second: off a terminal its progress has a line for some steps only.
     """
-    begin, clocks, said = time.perf_counter(), [], []
-    with tempfile.TemporaryFile("w+") as output:
-        with subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True) as process:
+    metrics = Path(command[command.index("--output") + 1]) / "metrics.jsonl"
+    begin, clocks = time.perf_counter(), []
+    with tempfile.TemporaryFile("w+") as output, tempfile.NamedTemporaryFile("r+") as errors:
+        with subprocess.Popen(command, stdout=output, stderr=errors, text=True) as process:
             try:
-                for line in process.stderr:
-                    said.append(line)
-                    if line.startswith(("the first row of step 1 ", "step ")):
-                        clocks.append((time.perf_counter() - begin, processor_seconds(process.pid)))
+                while process.poll() is None:
+                    computed, now = processor_seconds(process.pid), time.perf_counter() - begin
+                    clocks += [(now, computed)] * (steps_written(metrics, errors.name) - len(clocks))
+                    time.sleep(0.002)
             except BaseException:
                 process.kill()
                 raise
         if process.returncode != 0:
-            raise RuntimeError(f"graft train ended with {process.returncode}: {''.join(said)[-2000:]}")
+            raise RuntimeError(f"graft train ended with {process.returncode}: {Path(errors.name).read_text()[-2000:]}")
         output.seek(0)
+        clocks += [clocks[-1]] * (steps_written(metrics, errors.name) - len(clocks))
         return output.read(), clocks
+
+
+def steps_written(metrics, errors):
+    """One more than the steps that a run has written; 0 before it has shown the first row."""
+    if "the first row of step 1 " not in Path(errors).read_text(errors="replace"):
+        return 0
+    return 1 + (metrics.read_bytes().count(b'"loss"') if metrics.exists() else 0)
 
 
 def train_command(data, output, *words, model=MODEL, method="lora", settings=(), steps=None, lr="1e-4"):
