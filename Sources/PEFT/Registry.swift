@@ -73,6 +73,10 @@ public enum MethodRegistry {
             name: "bone", title: "Bone", summary: "Blocks of the weight, each changed by itself and one small matrix.",
             paper: "2409.15371", kind: "A weight map", type: MiSS.self, settings: ["init_weights": "bat"]),
         Entry(
+            name: "hut", title: "HUT",
+            summary: "Each entry of the weight times a factor of its input and of its output.",
+            paper: "2409.13501", kind: "A weight map", type: HUT.self, settings: [:]),
+        Entry(
             name: "adalora", title: "AdaLoRA", summary: "LoRA whose ranks go where they matter most, under a budget.",
             paper: "2303.10512", kind: "I training hook", type: AdaLoRA.self, settings: [:]),
         Entry(

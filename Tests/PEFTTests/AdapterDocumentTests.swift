@@ -41,6 +41,10 @@ private struct DocumentCase: Sendable {
         DocumentCase(section: "MISS", method: "miss", settings: ["r": 7, "target_modules": "all-linear"]),
         DocumentCase(section: "MISS", method: "miss", settings: ["r": 5, "init_weights": "mini", "mini_r": 8]),
         DocumentCase(section: "MISS", method: "bone", settings: ["r": 4]),
+        DocumentCase(section: "HUT", method: "hut", settings: ["r": 5]),
+        DocumentCase(
+            section: "HUT", method: "hut", settings: ["r": 3, "form": "power", "target_modules": "all-linear"]),
+        DocumentCase(section: "HUT", method: "hut", settings: ["form": "one_plus", "scale": 2, "scale_shift": false]),
         DocumentCase(section: "ADALORA", method: "adalora", settings: ["init_r": 5, "target_r": 2, "lora_alpha": 3]),
     ]
 }
@@ -92,7 +96,8 @@ struct AdapterDocumentTests {
     func isComplete() throws {
         let text = try String(contentsOfFile: RepositoryPaths.root + "/docs/adapters.md", encoding: .utf8)
         let types: [any PEFT.Method.Type] = [
-            LoRA.self, LoRTA.self, CapaBoost.self, MELoRA.self, LoRETTA.self, MiSS.self, AdaLoRA.self, IA3.self,
+            LoRA.self, LoRTA.self, CapaBoost.self, MELoRA.self, LoRETTA.self, MiSS.self, HUT.self, AdaLoRA.self,
+            IA3.self,
             BottleneckAdapter.self, CapaBoostAdapter.self, PrefixTuning.self, PromptTuning.self, PTuning.self,
             DePT.self,
         ]

@@ -28,7 +28,7 @@ enum HostileSettings {
         ("prompt-tuning", "num_virtual_tokens", JSON(Int.max)), ("dept", "max_length", JSON(Int.max)),
         ("dept", "r", JSON(Int.max)), ("p-tuning", "encoder_hidden_size", JSON(Int.max)),
         ("p-tuning", "encoder_num_layers", JSON(Int.max)),
-        ("adalora", "init_r", JSON(Int.max)), ("adalora", "tfinal", JSON(Int.min)),
+        ("hut", "r", JSON(Int.max)), ("adalora", "init_r", JSON(Int.max)), ("adalora", "tfinal", JSON(Int.min)),
     ]
 }
 

@@ -43,6 +43,7 @@ struct MethodCase: Sendable, CustomTestStringConvertible {
         MethodCase(name: "loretta-rep", settings: ["r": 3], start: .withinRounding),
         MethodCase(name: "miss", settings: ["r": 8], isSeeded: false),
         MethodCase(name: "bone", settings: ["r": 4], isSeeded: false),
+        MethodCase(name: "hut", settings: ["r": 3], isSeeded: false),
         MethodCase(name: "bitfit", start: .withinRounding, isSeeded: false),
         MethodCase(name: "ln-tuning", start: .withinRounding, isSeeded: false),
         MethodCase(name: "full", start: .withinRounding, isSeeded: false),

@@ -56,7 +56,9 @@ struct LayerGaps {
 }
 
 /// Runs each adapted layer by itself on rows of its own, and the oracle's definition on the same values.
-func layerGaps(_ adapter: Adapter, seed: UInt64) async throws -> LayerGaps {
+func layerGaps(
+    _ adapter: Adapter, seed: UInt64, oracle: String = "weights.evaluate"
+) async throws -> LayerGaps {
     let folder = try TemporaryFolder.lasting("weights")
     var given = try adapter.exported().tensors
     var inputs: [String: Tensor] = [:]
@@ -76,7 +78,7 @@ func layerGaps(_ adapter: Adapter, seed: UInt64) async throws -> LayerGaps {
     try SafetensorsWriter.write(given, to: folder("given"))
     let paths = adapter.updates.map(\.linear.path)
     _ = try await Oracle.shared.call(
-        "weights.evaluate",
+        oracle,
         [
             "tensors": JSON(folder("given")), "output": JSON(folder("expected")),
             "peft_type": JSON(type(of: adapter.configuration.method).peftType),
