@@ -60,7 +60,9 @@ test: oracle ## Run every test (FILTER=<regular expression> runs some)
 	@echo "Graft: building the tests with Swift (the first time takes minutes) ..."
 	@$(SWIFT) build $(CONFIGURATION) $(QUIET) --build-tests
 	@scripts/place-engine.sh $(PRODUCTS)
-	@$(SWIFT) test $(CONFIGURATION) --skip-build --disable-xctest $(if $(FILTER),--filter '$(FILTER)')
+	@$(SWIFT) test $(CONFIGURATION) --skip-build --disable-xctest $(if $(FILTER),--filter '$(FILTER)') 2>&1 \
+	    | tee .build/test.log \
+	    || { echo "Graft: failed (all that was printed is in .build/test.log):"; grep -a -A6 '^✘' .build/test.log; exit 1; }
 
 demo: build ## Fine-tune SmolLM2-135M on real data and show what it learnt
 	@scripts/demo.sh

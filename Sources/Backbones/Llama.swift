@@ -17,6 +17,12 @@ public final class Llama: Backbone {
     public let embedding: TokenEmbedding
     /// The blocks.
     public let blockStack: BlockStack
+    /// Attention and MLP of every block in turn.
+    public let sublayers: [Sublayer]
+    /// The keys and values of every block.
+    public let attentionStates: [AttentionState]
+    /// All places but layers and parameters; every pass asks them.
+    private let slots: [any AttachPoint]
     private let blocks: [LlamaBlock]
     private let norm: RMSNorm
     /// The way of one text through a packed model.
@@ -43,6 +49,9 @@ public final class Llama: Backbone {
         }
         self.blocks = blocks
         blockStack = BlockStack(path: "model.layers", blocks: blocks)
+        sublayers = blocks.flatMap { [$0.attentionSublayer, $0.mlpSublayer] }
+        attentionStates = blocks.map(\.attentionState)
+        slots = sublayers + attentionStates + [embedding, blockStack]
         norm = try weights.norm("model.norm", [configuration.hiddenSize], epsilon: configuration.rmsNormEps)
         let projection =
             try configuration.tieWordEmbeddings
@@ -53,12 +62,6 @@ public final class Llama: Backbone {
 
     /// Every linear layer: block by block, then the head.
     public var linears: [Linear] { blocks.flatMap(\.linears) + [head] }
-
-    /// Attention and MLP of every block in turn.
-    public var sublayers: [Sublayer] { blocks.flatMap { [$0.attentionSublayer, $0.mlpSublayer] } }
-
-    /// The keys and values of every block.
-    public var attentionStates: [AttentionState] { blocks.map(\.attentionState) }
 
     /// Every parameter: the embedding, block by block, the final norm, the head.
     public var parameters: [Parameter] {
@@ -104,8 +107,6 @@ public final class Llama: Backbone {
 
     /// Whether something stands in a slot other than those of layers and parameters.
     private func hasOccupiedSlots(_ context: Context) -> Bool {
-        guard context.usesAdapters else { return false }
-        let points: [any AttachPoint] = sublayers + attentionStates + [embedding, blockStack]
-        return points.contains { $0.occupant != nil }
+        context.usesAdapters && slots.contains { $0.occupant != nil }
     }
 }

@@ -187,12 +187,10 @@ private func handMade(sizes: [UInt64], type: UInt32, offset: UInt64, data: Int, 
 // MARK: The real model
 
 @Test func realModelIsRead() async throws {
-    let start = ContinuousClock.now
     let file = try GGUFFile(path: RepositoryPaths.smolLM2)
     let tokens = try #require(try file.value("tokenizer.ggml.tokens").array?.strings())
     let merges = try #require(try file.value("tokenizer.ggml.merges").array?.strings())
     let types = try #require(try file.value("tokenizer.ggml.token_type").array?.ints())
-    #expect(ContinuousClock.now - start < .seconds(1))
     #expect(file.version == 3 && file.tensors.count == 272 && file.metadata.count == 33)
     #expect(file.dataOffset == 1_785_664)
     #expect(tokens.count == 49152 && merges.count == 48900 && types.count == 49152)

@@ -116,12 +116,12 @@ import Torch
         #expect(!refusal { _ = try gradients("lora", overwriting: true) }.isEmpty, "LoRA needs all of it")
     }
 
-    /// Memory that one layer's forward pass leaves in use, beside its small output.
-    private func bytesKept(_ name: String) throws -> Int {
+    /// Memory that one layer's forward pass leaves in use, of which 4 MiB are its output.
+    private static func bytesKept(_ name: String) throws -> Int {
         let rows = 1 << 17
         let weight = try Tensor.full([8, 256], 0.01)
         let layer = Linear(path: "layer", weight: weight, role: .query)
-        let points = AttachPoints(linears: [layer], of: try model.backbone())
+        let points = AttachPoints(linears: [layer], of: try SmallModel().backbone())
         let method = try MethodRegistry.entry(name).make()
         let attachment = try method.attach(to: points, seed: Seed(1))
         let leaf = try Tensor.full([rows, 256], 0.5).requiringGrad()
@@ -130,19 +130,21 @@ import Torch
         let update = try #require(attachment.updates.first).update
         let output = try input.map { try update.output(for: $0, of: layer, in: Context()) }
         input = nil
-        let kept = Memory.resident() - before
-        return withExtendedLifetime(output) { kept - rows * 8 * 4 }
+        return withExtendedLifetime(output) { Memory.resident() - before }
     }
 
-    @Test func aLayerKeepsRankTimesTokensAndNotTheInput() throws {
-        // Other tests take and give up memory meanwhile.
-        let (paca, lora) = (
-            try (0..<3).map { _ in try bytesKept("paca") }.min() ?? 0,
-            try (0..<3).map { _ in try bytesKept("lora") }.max() ?? 0
-        )
-        print("kept for the backward pass: PaCA \(paca) bytes, LoRA \(lora) bytes")
-        #expect(Double(paca) < 0.2 * Double(lora))
+    #if compiler(>=6.3)
+    @Test func aLayerKeepsRankTimesTokensAndNotTheInput() async throws {
+        // In a process of its own, whose memory no other test moves.
+        await #expect(processExitsWith: .success) {
+            // What is loaded once does not count.
+            _ = (try Self.bytesKept("paca"), try Self.bytesKept("lora"))
+            let (paca, lora) = (try Self.bytesKept("paca"), try Self.bytesKept("lora"))
+            // LoRA keeps its input of 128 MiB, PaCA 4 MiB of it; small pieces may come from what was freed before.
+            #expect(lora > 120 << 20 && paca < 12 << 20, "\(paca) bytes, LoRA \(lora)")
+        }
     }
+    #endif
 
     // MARK: - 4. Other forms
 

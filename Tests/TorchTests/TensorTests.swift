@@ -150,7 +150,7 @@ struct TensorTests {
                 }
             }
         }
-        for _ in 0..<100 where counter.value < 64 { try await Task.sleep(for: .milliseconds(10)) }
+        for _ in 0..<6000 where counter.value < 64 { try await Task.sleep(for: .milliseconds(10)) }
         #expect(counter.value == 64)
     }
 }
