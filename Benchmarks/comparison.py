@@ -11,11 +11,10 @@ from pathlib import Path
 
 from support import DATA, GRAFT, MODEL, ROOT, machine, versions
 
-METHODS = (
-    "lora,dora,lorta,capaboost-lora,ia3,prompt-tuning,prefix-tuning,pfeiffer,paca,miss,bitfit,ln-tuning,melora,loretta-rep,"
-    "adalora,s2ft,dept,capaboost-padapter,parallel-adapter,ist,meft,houlsby,adaptformer,capaboost-adapter,p-tuning,pissa,bone,"
-    "id3,full,hut"
-)
+def every_method():
+    """The names that `graft methods` lists."""
+    listed = json.loads(subprocess.run([GRAFT, "methods", "--json"], check=True, capture_output=True).stdout)
+    return ",".join(method["name"] for method in listed)
 
 
 def rows(count, held_out, folder):
@@ -43,7 +42,7 @@ def rows(count, held_out, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--methods", help="names with commas between them; without, all of `graft methods`")
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--held-out", type=int, default=40)
     parser.add_argument("--steps", type=int, default=12)
@@ -55,7 +54,7 @@ def main():
     train, test = rows(options.rows, options.held_out, options.output)
     subprocess.run(
         [
-            GRAFT, "compare", "--methods", options.methods, "--model", MODEL, "--data", train, "--eval-data", test,
+            GRAFT, "compare", "--methods", options.methods or every_method(), "--model", MODEL, "--data", train, "--eval-data", test,
             "--steps", str(options.steps), "--batch-size", "4", "--packing", "--schedule", "constant",
             "--learning-rates", options.learning_rates, "--seeds", str(options.seeds), "--output", options.output,
         ],

@@ -54,7 +54,7 @@ def main():
         for form, runs in zip(FORMS, in_turn(options.rounds, *measures)):
             step = median(seconds for one in runs for seconds in one["seconds"][WARM_UP:])
             work = median(seconds for one in runs for seconds in one["processor"][WARM_UP:])
-            peak, losses = max(one["peak"] for one in runs), runs[0]["losses"]
+            peak, losses = median(one["peak"] for one in runs), runs[0]["losses"]
             first = first or (peak, step, work)
             print(
                 f"{form:20}{weight_bytes(form, data, folder) / 1e6:6.0f} MB{peak / 1e6:6.0f} MB{peak / first[0]:7.2f}"
