@@ -22,7 +22,7 @@ ENGINE := $(MAKE) -j2 -f scripts/engine.mk
 QUIET := $(shell [ -t 1 ] || echo --quiet)
 SWIFT_FILES := Package.swift Sources Tests $(wildcard Examples Benchmarks)
 
-.PHONY: help setup oracle build engine packages test demo bench comparison bench-quick bench-execution bench-packing bench-selected bench-storage bench-tokenizer fuzz format lint docs install clean fuzz-coverage
+.PHONY: help setup oracle build engine packages test demo bench comparison bench-quick bench-execution bench-methods bench-packing bench-selected bench-storage bench-tokenizer fuzz format lint docs install clean fuzz-coverage
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -78,6 +78,9 @@ bench-packing: oracle build ## Measure packed rows beside rows that are filled u
 
 bench-execution: oracle build ## Measure checkpoints, MEFT and IST beside LoRA
 	@.graft/oracle/bin/python Benchmarks/execution.py
+
+bench-methods: oracle build ## Measure a step of every method beside LoRA
+	@.graft/oracle/bin/python Benchmarks/every_method.py
 
 bench-selected: oracle build ## Measure methods that train selected parameters beside LoRA
 	@.graft/oracle/bin/python Benchmarks/selected.py

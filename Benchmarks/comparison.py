@@ -9,13 +9,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from support import DATA, GRAFT, MODEL, ROOT, machine, versions
-
-def every_method():
-    """The names that `graft methods` lists."""
-    listed = json.loads(subprocess.run([GRAFT, "methods", "--json"], check=True, capture_output=True).stdout)
-    return ",".join(method["name"] for method in listed)
-
+from support import DATA, GRAFT, MODEL, ROOT, every_method, machine, versions
 
 def rows(count, held_out, folder):
     """Writes the first rows to learn from and the next ones to judge by."""
@@ -54,7 +48,7 @@ def main():
     train, test = rows(options.rows, options.held_out, options.output)
     subprocess.run(
         [
-            GRAFT, "compare", "--methods", options.methods or every_method(), "--model", MODEL, "--data", train, "--eval-data", test,
+            GRAFT, "compare", "--methods", options.methods or ",".join(every_method()), "--model", MODEL, "--data", train, "--eval-data", test,
             "--steps", str(options.steps), "--batch-size", "4", "--packing", "--schedule", "constant",
             "--learning-rates", options.learning_rates, "--seeds", str(options.seeds), "--output", options.output,
         ],

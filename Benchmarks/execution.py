@@ -11,7 +11,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from support import MODEL, ROOT, long_rows, step_table, step_words, train
+from support import MODEL, converted_model, long_rows, step_table, step_words, train
 
 LORA = ["r=8", "target_modules=all-linear"]
 ARMS = {
@@ -34,7 +34,7 @@ def deeper(folder, blocks):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    source = ROOT / ".graft/assets/smollm2-135m"
+    source = Path(converted_model())
     config = AutoConfig.from_pretrained(source)
     config.num_hidden_layers = blocks
     torch.manual_seed(1)

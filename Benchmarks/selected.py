@@ -1,7 +1,7 @@
-"""Speed and memory of methods that train selected parameters beside LoRA, alternately in one run.
+"""Speed and memory of methods that train selected parameters, and of MiSS, beside LoRA, alternately in one run.
 
 One training step on SmolLM2-135M, 4 rows of 256 tokens, AdamW. PaCA at LoRA's rank and at twice the rank, which trains
-about as many values; S2FT trains exactly as many. Memory is the peak of the whole process, model included.
+about as many values; S2FT trains exactly as many, MiSS and Bone 2% more. Memory is the peak of the whole process, model included.
 
     make bench-selected        or        .graft/oracle/bin/python Benchmarks/selected.py [--rounds 3] [--steps 6]
 """
@@ -19,6 +19,8 @@ ARMS = {
     "PaCA, r 16": ("paca", ["r=16", "target_modules=all-linear"]),
     # 31 heads of 64 features and 2256 channels, 576 values each: as many as LoRA's.
     "S2FT": ("s2ft", ["ratio_o=0.118", "ratio_d=0.04896"]),
+    "MiSS, r 16": ("miss", ["r=16", "target_modules=all-linear"]),
+    "Bone, r 16": ("bone", ["r=16", "target_modules=all-linear"]),
     "LN-tuning": ("ln-tuning", []),
     "BitFit": ("bitfit", []),
     "full": ("full", []),
