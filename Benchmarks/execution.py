@@ -7,14 +7,11 @@ the same width). Memory is the peak of the whole process, model included.
 """
 
 import argparse
-import json
-import statistics
-import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from support import GRAFT, LENGTH, MODEL, ROOT, ROWS
-from training import long_texts
+from support import MODEL, converted_model, long_rows, step_table, step_words, train
 
 LORA = ["r=8", "target_modules=all-linear"]
 ARMS = {
@@ -37,7 +34,7 @@ def deeper(folder, blocks):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    source = ROOT / ".graft/assets/smollm2-135m"
+    source = Path(converted_model())
     config = AutoConfig.from_pretrained(source)
     config.num_hidden_layers = blocks
     torch.manual_seed(1)
@@ -49,16 +46,10 @@ def deeper(folder, blocks):
 
 def run(arm, model, blocks, data, dtype, steps, folder):
     method, settings, memory = ARMS[arm]
-    output = Path(tempfile.mkdtemp(dir=folder)) / "run"
     recipe = folder / "recipe.yaml"
     recipe.write_text(f"gradient_checkpointing: {blocks // 2}\n" if memory == "half" else f"memory: {memory}\n")
-    command = [GRAFT, "train", "--recipe", recipe, "--model", model, "--data", data, "--method", method]
-    command += ["--dtype", dtype, "--output", output, "--steps", steps, "--batch-size", ROWS, "--max-length", LENGTH]
-    command += ["--lr", "1e-4", "--warmup-steps", "0", "--schedule", "constant"]
-    command += [word for setting in settings for word in ("--set", setting)]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if "tokens_per_second" in row and "loss" in row]
+    words = ["--recipe", recipe, *step_words(dtype)]
+    return train(folder, data, *words, model=model, method=method, settings=settings, steps=steps)
 
 
 def main():
@@ -71,27 +62,17 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data, _ = long_texts(folder)
+        data, _ = long_rows(folder)
         models = [(MODEL, 30)] + ([deeper(folder / "deep", options.blocks)] if options.blocks else [])
-        print(f"{'blocks':>6} {'dtype':10}{'':18}{'s a step':>10}{'ratio':>8}{'peak':>11}{'ratio':>8}   loss, first and last")
-        for model, blocks in models:
-            for dtype in options.dtypes:
-                runs = {arm: [] for arm in options.arms}
-                for _ in range(options.rounds):
-                    for arm in options.arms:
-                        runs[arm].append(run(arm, model, blocks, data, dtype, options.steps, folder))
-                first = None
-                for arm, rounds in runs.items():
-                    # The first two steps of each run are warm-up.
-                    seconds = [ROWS * LENGTH / row["tokens_per_second"] for rows in rounds for row in rows[2:]]
-                    step = statistics.median(seconds)
-                    peak = max(row["peak_memory_bytes"] for rows in rounds for row in rows)
-                    first = first or (step, peak)
-                    print(
-                        f"{blocks:6} {dtype:10}{arm:18}{step:10.3f}{step / first[0]:8.2f}{peak / 1e6:8.0f} MB"
-                        f"{peak / first[1]:8.2f}   {rounds[0][0]['loss']:.4f} {rounds[0][-1]['loss']:.4f}",
-                        flush=True,
-                    )
+        groups = [
+            (
+                f"{blocks:6} {dtype:10}",
+                {arm: partial(run, arm, model, blocks, data, dtype, options.steps, folder) for arm in options.arms},
+            )
+            for model, blocks in models
+            for dtype in options.dtypes
+        ]
+        step_table(f"{'blocks':>6} {'dtype':10}", groups, options.rounds)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ about as many values; S2FT trains exactly as many. Memory is the peak of the who
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from support import in_turn, long_rows, median, step_words, train
+from support import long_rows, step_table, step_words, train
 
-WARM_UP = 2
 ARMS = {
     "LoRA, r 8": ("lora", ["r=8", "target_modules=all-linear"]),
     "PaCA, r 8": ("paca", ["r=8", "target_modules=all-linear"]),
@@ -27,8 +27,7 @@ ARMS = {
 
 def run(arm, data, dtype, steps, folder):
     method, settings = ARMS[arm]
-    found = train(folder, data, *step_words(dtype), method=method, settings=settings, steps=steps)
-    return {**found, "file": (found["output"] / "adapter/adapter_model.safetensors").stat().st_size}
+    return train(folder, data, *step_words(dtype), method=method, settings=settings, steps=steps)
 
 
 def main():
@@ -41,19 +40,11 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data, _ = long_rows(folder)
-        print(f"{'dtype':10}{'':14}{'s a step':>10}{'ratio':>8}{'peak':>11}{'ratio':>8}{'file':>11}   loss, first and last")
-        for dtype in options.dtypes:
-            measures = [lambda arm=arm: run(arm, data, dtype, options.steps, folder) for arm in options.arms]
-            first = None
-            for arm, runs in zip(options.arms, in_turn(options.rounds, *measures)):
-                step = median(seconds for one in runs for seconds in one["seconds"][WARM_UP:])
-                peak, losses = max(one["peak"] for one in runs), runs[0]["losses"]
-                first = first or (step, peak)
-                print(
-                    f"{dtype:10}{arm:14}{step:10.3f}{step / first[0]:8.2f}{peak / 1e6:8.0f} MB{peak / first[1]:8.2f}"
-                    f"{runs[0]['file'] / 1e6:8.2f} MB   {losses[0]:.4f} {losses[-1]:.4f}",
-                    flush=True,
-                )
+        groups = [
+            (f"{dtype:10}", {arm: partial(run, arm, data, dtype, options.steps, folder) for arm in options.arms})
+            for dtype in options.dtypes
+        ]
+        step_table(f"{'dtype':10}", groups, options.rounds)
 
 
 if __name__ == "__main__":

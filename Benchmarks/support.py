@@ -244,3 +244,24 @@ def in_turn(rounds, *measures):
         for index, measure in order if number % 2 == 0 else reversed(order):
             results[index].append(measure())
     return results
+
+
+def step_table(heading, groups, rounds, warm_up=2):
+    """Prints a row for each arm: time and memory of a step, both also beside its group's first arm, its file, and losses.
+
+    A group is what its rows begin with, under `heading`, and functions by name that return what `train` does. Arms of a
+    group are measured in turn; the first steps of each run are warm-up.
+    """
+    print(f"{heading}{'':18}{'s a step':>10}{'ratio':>8}{'peak':>11}{'ratio':>8}{'file':>11}   loss, first and last")
+    for label, arms in groups:
+        first = None
+        for arm, runs in zip(arms, in_turn(rounds, *arms.values())):
+            step = median(seconds for one in runs for seconds in one["seconds"][warm_up:])
+            peak, losses = max(one["peak"] for one in runs), runs[0]["losses"]
+            size = (runs[0]["output"] / "adapter/adapter_model.safetensors").stat().st_size
+            first = first or (step, peak)
+            print(
+                f"{label}{arm:18}{step:10.3f}{step / first[0]:8.2f}{peak / 1e6:8.0f} MB{peak / first[1]:8.2f}"
+                f"{size / 1e6:8.2f} MB   {losses[0]:.4f} {losses[-1]:.4f}",
+                flush=True,
+            )
