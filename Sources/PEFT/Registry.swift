@@ -77,9 +77,6 @@ public enum MethodRegistry {
             summary: "Each entry of the weight times a factor of its input and of its output.",
             paper: "2409.13501", kind: "A weight map", type: HUT.self, settings: [:]),
         Entry(
-            name: "adalora", title: "AdaLoRA", summary: "LoRA whose ranks go where they matter most, under a budget.",
-            paper: "2303.10512", kind: "I training hook", type: AdaLoRA.self, settings: [:]),
-        Entry(
             name: "ia3", title: "(IA)^3", summary: "A vector that scales keys, values and the MLP's inner features.",
             paper: "2205.05638", kind: "B output map", type: IA3.self, settings: [:]),
         Entry(
@@ -148,6 +145,9 @@ public enum MethodRegistry {
         Entry(
             name: "meft", title: "MEFT", summary: "Reversible blocks of two coupled streams, trained by adapters.",
             paper: "2306.00477", kind: "G block execution", type: MEFT.self, settings: [:]),
+        Entry(
+            name: "adalora", title: "AdaLoRA", summary: "LoRA whose ranks go where they matter most, under a budget.",
+            paper: "2303.10512", kind: "I training hook", type: AdaLoRA.self, settings: [:]),
         Entry(
             name: "ist", title: "IST", summary: "LoRA of which each step trains a few layers, drawn by a learnt score.",
             paper: "2410.11772", kind: "I training hook", type: IST.self, settings: [:]),
