@@ -300,7 +300,7 @@ public final class Adapter {
                 tensors[trainable.name] = trainable.tensor
             }
         } else {
-            for trainable in trainables { tensors[trainable.name] = trainable.tensor }
+            tensors = trainables.tensors
             for (name, tensor) in indices { tensors[name] = tensor }
         }
         return (configuration, tensors)

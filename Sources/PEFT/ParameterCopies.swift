@@ -12,25 +12,25 @@ extension AttachPoints {
         }
     }
 
-    /// Adds trained copies of parameters in fp32; matrices are decayed, norms and biases are not.
+    /// Adds trained copies of parameters in fp32.
     ///
     /// A head that is the embedding has the embedding's copy, which is trained and saved once.
     ///
     /// - Parameters:
     ///   - parameters: What is trained.
     ///   - attachment: What they are added to.
+    ///   - decay: Which elements weight decay shrinks; nil: those of matrices, not those of norms and biases.
     ///   - name: The last part of a copy's key, for the last part of the parameter's name.
     /// - Throws: `TorchError` when memory is short.
     func addCopies(
-        of parameters: [Parameter], to attachment: inout Attachment, name: (String) -> String = { $0 }
+        of parameters: [Parameter], to attachment: inout Attachment, decay: Trainable.Decay? = nil,
+        name: (String) -> String = { $0 }
     ) throws {
         for parameter in parameters where parameter !== tiedHead {
-            var copy = try Trainable(
-                adapterKey(parameter.modulePath, name(parameter.name)), parameter.values(dtype: .float32),
-                device: device)
-            copy.decay = copy.tensor.rank > 1 ? .all : .none
-            attachment.trainables.append(copy)
-            for place in places(of: parameter) { attachment.copies.append((place, copy.tensor)) }
+            let copy = try attachment.train(
+                adapterKey(parameter.modulePath, name(parameter.name)), from: parameter.values(dtype: .float32),
+                on: device, decay: decay ?? (parameter.frozen.rank > 1 ? Trainable.Decay.all : .none))
+            for place in places(of: parameter) { attachment.copies.append((place, copy)) }
         }
     }
 

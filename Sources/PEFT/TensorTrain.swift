@@ -18,6 +18,29 @@ struct TensorTrain {
         self.init(rows: rows, columns: columns, rank: rank, modes: Self.modes(of: rows) + Self.modes(of: columns))
     }
 
+    /// A train for a factor between a layer's width and the rank of its update, in the modes of LoRETTA's authors where
+    /// they give some.
+    init(rows: Int, columns: Int, rank: Int, updateRank: Int) {
+        let width = rows == updateRank ? columns : rows
+        if let modes = Self.authorsModes[updateRank]?[width], rows * columns == updateRank * width {
+            self.init(rows: rows, columns: columns, rank: rank, modes: modes)
+        } else {
+            self.init(rows: rows, columns: columns, rank: rank)
+        }
+    }
+
+    /// By the rank of the update and the width, in the order of the rows' and columns' entries.
+    private static let authorsModes: [Int: [Int: [Int]]] = [
+        8: [
+            768: [8, 8, 12, 8], 1024: [4, 8, 8, 8, 4], 2304: [8, 8, 8, 4, 9], 4096: [16, 16, 8, 4, 4],
+            5120: [8, 8, 10, 8, 8], 8192: [4, 16, 16, 16, 4],
+        ],
+        64: [
+            768: [8, 8, 12, 8, 8], 1024: [4, 8, 8, 8, 8, 4], 2304: [8, 8, 8, 8, 8, 9], 4096: [16, 16, 16, 4, 4, 4],
+            5120: [5, 8, 8, 16, 8, 8], 8192: [4, 16, 16, 16, 8, 4],
+        ],
+    ]
+
     /// A train of given modes.
     init(rows: Int, columns: Int, rank: Int, modes: [Int]) {
         (self.rows, self.columns, self.rank) = (rows, columns, rank)

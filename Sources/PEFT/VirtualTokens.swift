@@ -15,46 +15,29 @@ public enum PromptStart: String, FieldValue, CaseIterable {
     case text = "TEXT"
 }
 
-/// A method that trains vectors in front of the tokens.
-protocol PromptMethod: Method {
-    var virtualTokens: Int { get set }
-    var start: PromptStart { get set }
-    var startText: String? { get set }
-    var tokenizer: String? { get set }
-}
+/// What trained vectors in front of the tokens are set by.
+public struct PromptSettings: Sendable {
+    static let fields: [Field<PromptSettings>] = [
+        Field("num_virtual_tokens", \.virtualTokens, "trained vectors in front of every row"),
+        Field("prompt_tuning_init", \.start, "how the vectors start"),
+        Field("prompt_tuning_init_text", \.startText, "the text whose embeddings they start as, for TEXT"),
+        Field("tokenizer_name_or_path", \.tokenizer, "the model whose tokenizer reads that text"),
+    ]
 
-extension PromptMethod {
-    /// The settings of the vectors.
-    static var promptFields: [Field<Self>] {
-        [
-            Field("num_virtual_tokens", \.virtualTokens, "trained vectors in front of every row"),
-            Field("prompt_tuning_init", \.start, "how the vectors start"),
-            Field("prompt_tuning_init_text", \.startText, "the text whose embeddings they start as, for TEXT"),
-            Field("tokenizer_name_or_path", \.tokenizer, "the model whose tokenizer reads that text"),
-        ]
-    }
+    /// The trained vectors.
+    public var virtualTokens: Int
+    /// How they start.
+    public var start = PromptStart.sampleVocabulary
+    /// The text that they start from.
+    public var startText: String?
+    /// The model whose tokenizer reads it.
+    public var tokenizer: String?
 
-    /// The token table is adapted, not layers.
-    public static var usesLinears: Bool { false }
-    /// Why no merged weight does the same.
-    public static var mergeRefusal: String? {
-        "virtual tokens are an input of the model, which no weight of it can take over"
-    }
+    /// Makes settings of so many vectors, which start as the embeddings of drawn tokens.
+    public init(virtualTokens: Int) { self.virtualTokens = virtualTokens }
 
-    /// What peft 0.21.2 writes for types of this kind.
-    static func promptFolder(own: Set<String> = []) -> FolderFields {
-        .virtualTokens(
-            neutral: ["tokenizer_kwargs": nil], inert: ["tokenizer_kwargs"], own: own, width: \.hiddenSize,
-            heads: \.numAttentionHeads)
-    }
-
-    /// A trained table is read without the text that it started from.
-    static func readableStart(_ field: String, _ value: JSON) -> JSON {
-        field == "prompt_tuning_init" && value == "TEXT" ? "RANDOM" : value
-    }
-
-    /// Refuses settings of the vectors that do not go together.
-    func validatePrompt() throws {
+    /// Refuses settings that do not go together.
+    func validate() throws {
         try requirePositive(virtualTokens, "num_virtual_tokens")
         guard start == .text else { return }
         guard let startText, !startText.isEmpty else {
@@ -67,13 +50,14 @@ extension PromptMethod {
     }
 
     /// The vectors at the start, `[n, hidden]`.
-    func startingPrompt(for embedding: TokenEmbedding, seed: Seed) throws -> Tensor {
-        var stream = seed.stream("prompt.embedding")
+    func vectors(for embedding: TokenEmbedding, seed: Seed) throws -> Tensor {
         let shape = [virtualTokens, embedding.table.frozen.size(1)]
+        let name = "prompt.embedding"
         switch start {
-        case .random: return try Tensor.normal(shape, from: &stream)
-        case .uniform: return try Tensor.uniform(shape, in: -0.5..<0.5, from: &stream)
+        case .random: return try seed.normal(name, shape)
+        case .uniform: return try seed.uniform(name, shape, within: 0.5)
         case .sampleVocabulary:
+            var stream = seed.stream(name)
             let vocabulary = embedding.table.frozen.size(0)
             return try embedding.table.rows(Tensor((0..<virtualTokens).map { _ in stream.below(vocabulary) }))
         case .text:
@@ -91,6 +75,33 @@ extension PromptMethod {
         let ids = reader.encode(startText ?? "", addSpecialTokens: true)
         guard !ids.isEmpty else { throw PEFTError("prompt_tuning_init_text: the text has no tokens") }
         return ids
+    }
+}
+
+/// A method that trains vectors in front of the tokens.
+protocol PromptMethod: Method {
+    var prompt: PromptSettings { get set }
+}
+
+extension PromptMethod {
+    /// The settings of the vectors.
+    static var promptFields: [Field<Self>] { PromptSettings.fields.map { $0.within(\.prompt) } }
+    /// The token table is adapted, not layers.
+    public static var usesLinears: Bool { false }
+    /// Why no merged weight does the same.
+    public static var mergeRefusal: String? {
+        "virtual tokens are an input of the model, which no weight of it can take over"
+    }
+    /// What peft 0.21.2 writes for types of this kind: the model that a folder belongs to.
+    public static var folderFields: FolderFields {
+        .virtualTokens(
+            neutral: ["tokenizer_kwargs": nil], inert: ["tokenizer_kwargs"], width: \.hiddenSize,
+            heads: \.numAttentionHeads)
+    }
+
+    /// A trained table is read without the text that it started from.
+    public static func readable(_ field: String, _ value: JSON) throws -> JSON {
+        field == "prompt_tuning_init" && value == "TEXT" ? "RANDOM" : value
     }
 }
 

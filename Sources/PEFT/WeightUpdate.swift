@@ -82,6 +82,17 @@ extension LowRankUpdate {
         return try linear(scale == 1 ? inner : inner * scale, up.to(dtype: input.dtype))
     }
 
+    /// The factors of a product less another one's, where there is one: `[up, -up0] [down; down0]`.
+    func less(
+        _ other: (down: Tensor, up: Tensor)?, _ factors: (down: Tensor, up: Tensor)
+    ) throws -> (down: Tensor, up: Tensor) {
+        guard let other else { return factors }
+        return (
+            try Tensor.concatenate([factors.down, other.down], dimension: 0),
+            try Tensor.concatenate([factors.up, other.up.negated()], dimension: 1)
+        )
+    }
+
     /// `scale * up down`.
     public func dense() throws -> Tensor {
         let (down, up) = try factors()

@@ -21,15 +21,6 @@ import Testing
         #expect(!result.errors.contains("libgraft_torch"))
     }
 
-    @Test func helpStartsFast() async throws {
-        var seconds: [Double] = []
-        for _ in 0..<10 { seconds.append(try await graft("train", "--help").seconds) }
-        let best = try #require(seconds.min())
-        print("graft train --help: \(Int(best * 1000)) ms at best of 10")
-        // Speed is measured elsewhere; this only notices that an engine or a model is loaded.
-        #expect(best < 0.5)
-    }
-
     @Test func rootListsEveryVerb() async throws {
         let result = try await graft("--help")
         for verb in Self.verbs { #expect(result.output.contains("\n  \(verb) ")) }

@@ -124,18 +124,15 @@ public struct AdaLoRA: Method {
         var triplets: [AdaLoRATriplet] = []
         for layer in points.linears {
             let rank = rank(of: layer)
-            func trainable(_ name: String, _ shape: [Int], deviation: Double) throws -> Tensor {
-                var stream = seed.stream("\(layer.path).\(name)")
-                let values = try Tensor.normal(shape, standardDeviation: deviation, from: &stream)
-                attachment.trainables.append(
-                    try Trainable(adapterKey(layer.path, name), values, device: points.device))
-                return attachment.trainables[attachment.trainables.count - 1].tensor
+            func trained(_ name: String, _ shape: [Int], deviation: Double) throws -> Tensor {
+                let values = try seed.normal("\(layer.path).\(name)", shape, deviation: deviation)
+                return try attachment.train(adapterKey(layer.path, name), from: values, on: points.device)
             }
             let triplet = AdaLoRATriplet(
                 path: layer.path,
-                a: try trainable("lora_A", [rank, layer.inFeatures], deviation: startsAtZero ? 0.02 : 1),
-                b: try trainable("lora_B", [layer.outFeatures, rank], deviation: startsAtZero ? 0.02 : 1),
-                e: try trainable("lora_E", [rank, 1], deviation: startsAtZero ? 0 : 1))
+                a: try trained("lora_A", [rank, layer.inFeatures], deviation: startsAtZero ? 0.02 : 1),
+                b: try trained("lora_B", [layer.outFeatures, rank], deviation: startsAtZero ? 0.02 : 1),
+                e: try trained("lora_E", [rank, 1], deviation: startsAtZero ? 0 : 1))
             let scale = (loraAlpha > 0 ? loraAlpha : Double(initialRank)) / (Double(initialRank) + 1e-5)
             triplets.append(triplet)
             attachment.updates.append((layer, AdaLoRAUpdate(triplet: triplet, scale: scale, dropout: loraDropout)))
@@ -159,37 +156,6 @@ public struct AdaLoRA: Method {
         guard let other = pattern?.kept.keys.first(where: { !paths.contains($0) }) else { return }
         throw PEFTError("rank_pattern: \(other) belongs to no selected layer; expected <path of a layer>.lora_E")
     }
-}
-
-/// Which directions are left of each layer.
-public struct RankPattern: FieldValue {
-    /// By `<path>.lora_E`, a truth value for each direction.
-    public var kept: KeyedList<[Bool]> = [:]
-
-    /// What files have.
-    public static var form: String { "an object from <layer>.lora_E to lists of true and false" }
-
-    init() {}
-
-    /// An object of lists.
-    public init?(json: JSON) {
-        guard let object = json.object else { return nil }
-        for (key, value) in object {
-            guard let items = value.array else { return nil }
-            let flags = items.compactMap(\.bool)
-            guard flags.count == items.count else { return nil }
-            kept.appendIfNew(key: key, value: flags)
-        }
-    }
-
-    /// An object of lists.
-    public var json: JSON {
-        var object = KeyedList<JSON>()
-        for (key, flags) in kept { object.appendIfNew(key: key, value: JSON(flags.map { JSON.bool($0) })) }
-        return .object(object)
-    }
-
-    static func key(_ path: String) -> String { path + ".lora_E" }
 }
 
 /// The trained tensors of a layer.

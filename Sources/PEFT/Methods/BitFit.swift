@@ -37,11 +37,10 @@ public struct BitFit: Method {
         var attachment = Attachment(trainables: [])
         try points.addCopies(of: points.linears.compactMap(\.bias), to: &attachment)
         for layer in points.linears where layer.bias == nil && adds(to: points.linears) {
-            var bias = try Trainable(
-                adapterKey(layer.path, "bias"), Tensor.zeros([layer.outFeatures]), device: points.device)
-            bias.decay = .none
-            attachment.trainables.append(bias)
-            attachment.updates.append((layer, AddedBias(bias: bias.tensor)))
+            let bias = try attachment.train(
+                adapterKey(layer.path, "bias"), from: Tensor.zeros([layer.outFeatures]), on: points.device,
+                decay: .none)
+            attachment.updates.append((layer, AddedBias(bias: bias)))
         }
         guard !attachment.trainables.isEmpty else {
             throw PEFTError("add_biases: no selected layer has a bias; expected true or null, or other target_modules")

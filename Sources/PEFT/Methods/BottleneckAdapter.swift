@@ -18,24 +18,8 @@ public struct BottleneckAdapter: BottleneckMethod {
     public static let fields: [Field<BottleneckAdapter>] =
         bottleneckFields + [Field("train_norms", \.trainsNorms, "whether the norms of adapted blocks are trained, too")]
 
-    /// The width; nil: the hidden size over `reductionFactor`.
-    public var r: Int?
-    /// The hidden size over the width.
-    public var reductionFactor = 16.0
-    /// What adapters of attention read.
-    public var attentionInput: BottleneckInput?
-    /// What adapters of MLPs read.
-    public var mlpInput: BottleneckInput? = .sum
-    /// The activation.
-    public var nonLinearity = BottleneckActivation.relu
-    /// The factor of the adapter's output.
-    public var scale = 1.0
-    /// The probability of zeroing an element inside.
-    public var dropout = 0.0
-    /// How the weights start.
-    public var start = BottleneckStart.normal
-    /// The deviation of normal weights.
-    public var deviation = 0.02
+    /// What the bottlenecks are set by.
+    public var bottleneck = BottleneckSettings()
     /// Whether the norms of adapted blocks are trained.
     public var trainsNorms = false
 
@@ -45,26 +29,21 @@ public struct BottleneckAdapter: BottleneckMethod {
     /// Refuses settings that make no sense.
     ///
     /// - Throws: `PEFTError` naming the setting.
-    public func validate() throws { try validateBottleneck() }
+    public func validate() throws { try bottleneck.validate() }
 
     /// The values of the bottlenecks and the norms.
     ///
     /// - Throws: `PEFTError` when the width is below one.
     public func trainedCount(in points: AttachPoints) throws -> Double {
-        try bottleneckCount(in: points) + norms(in: points).reduce(0) { $0 + Double($1.frozen.count) }
+        try bottleneck.trainedCount(in: points) + norms(in: points).reduce(0) { $0 + Double($1.frozen.count) }
     }
 
     /// Makes the bottlenecks, and copies of the norms.
     ///
     /// - Throws: `PEFTError` when the width is below one; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
-        var attachment = try bottlenecks(at: points, seed: seed)
-        for parameter in norms(in: points) {
-            let norm = try Trainable(
-                adapterKey(parameter.modulePath, "weight"), parameter.values(dtype: .float32), device: points.device)
-            attachment.trainables.append(norm)
-            attachment.copies.append((parameter, norm.tensor))
-        }
+        var attachment = try bottleneck.attach(to: points, seed: seed)
+        try points.addCopies(of: norms(in: points), to: &attachment, decay: .all)
         return attachment
     }
 
@@ -72,7 +51,7 @@ public struct BottleneckAdapter: BottleneckMethod {
     private func norms(in points: AttachPoints) -> [Parameter] {
         guard trainsNorms else { return [] }
         func block(_ path: String) -> Substring { path.prefix(upTo: path.lastIndex(of: ".") ?? path.startIndex) }
-        let blocks = Set(places(in: points).map { block($0.sublayer.path) })
+        let blocks = Set(bottleneck.places(in: points).map { block($0.sublayer.path) })
         return points.backbone.parameters.filter { parameter in
             parameter.path.hasSuffix("layernorm.weight") && blocks.contains(block(parameter.modulePath))
         }

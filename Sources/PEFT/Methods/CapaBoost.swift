@@ -14,14 +14,13 @@ import Torch
 /// `num_layer`, `density` and `mask_type` in `adapter_config.json`, by the rule of ``BranchMask``.
 ///
 /// At the start `A` is uniform within `1 / sqrt(in)`, or `1 / sqrt(r)` with `init_bound` `r`, and `B` is zero.
-public struct CapaBoost: RankedMethod, MaskedMethod {
+public struct CapaBoost: RankedMethod {
     /// The value of `peft_type`.
     public static let peftType = "CAPABOOST_LORA"
     /// The hyper-parameters.
     public static let fields: [Field<CapaBoost>] =
-        rankFields + maskFields + [
-            Field("init_bound", \.initBound, "A starts uniform within 1 / sqrt(in) or 1 / sqrt(r)")
-        ] + patternFields
+        rankFields + MaskSettings.fields.map { $0.within(\.masks) }
+        + [Field("init_bound", \.initBound, "A starts uniform within 1 / sqrt(in) or 1 / sqrt(r)")] + patternFields
 
     /// The size whose root bounds the start of A.
     public enum InitBound: String, FieldValue, CaseIterable {
@@ -39,14 +38,8 @@ public struct CapaBoost: RankedMethod, MaskedMethod {
     public var loraDropout = 0.0
     /// Whether the scale is `lora_alpha / sqrt(r)`.
     public var useRSLoRA = false
-    /// The branches over the same factors.
-    public var branches = 2
-    /// The share of the entries that each branch sees.
-    public var density = 0.5
-    /// How those entries are chosen.
-    public var maskType = BranchMask.equalPerLayer
-    /// What the masks are drawn from; nil: the run's seed.
-    public var maskSeed: Int?
+    /// What the branches' masks are set by.
+    public var masks = MaskSettings()
     /// What bounds the start of A.
     public var initBound = InitBound.inputs
     /// Ranks of single layers.
@@ -62,11 +55,11 @@ public struct CapaBoost: RankedMethod, MaskedMethod {
     /// - Throws: `PEFTError` naming the setting.
     public func validate() throws {
         try validateRanks()
-        try validateMasks()
+        try masks.validate()
     }
 
     /// The method with the seed of its masks written down.
-    public func resolved(seed: Seed) -> CapaBoost { withMaskSeed(seed) }
+    public func resolved(seed: Seed) -> CapaBoost { writing(seed, in: \.masks.seed) }
 
     /// The values of A and B.
     ///
@@ -81,21 +74,18 @@ public struct CapaBoost: RankedMethod, MaskedMethod {
         for layer in points.linears {
             let (rank, scale) = try rankAndScale(of: layer.path)
             let bound = 1 / Double(initBound == .inputs ? layer.inFeatures : rank).squareRoot()
-            var stream = seed.stream("\(layer.path).lora_A")
-            let start = try Tensor.uniform([rank, layer.inFeatures], in: -bound..<bound, from: &stream)
-            func factor(_ name: String, _ values: Tensor) throws -> (Trainable, masks: Tensor) {
-                let masks = try self.masks(values.shape, of: "\(layer.path).\(name)", seed: seed).to(
-                    device: points.device)
-                var factor = try Trainable(adapterKey(layer.path, name + ".weight"), values, device: points.device)
-                // Entries that no branch sees have no gradient; decay must not move them either.
-                factor.decay = .only(try callTensor("aten::any.dim", masks, 0))
+            func factor(_ name: String, _ shape: [Int], within bound: Double) throws -> (Tensor, masks: Tensor) {
+                let path = "\(layer.path).\(name)"
+                let masks = try self.masks.drawn(shape, of: path, from: seed, on: points.device)
+                let factor = try attachment.train(
+                    adapterKey(path, "weight"), from: seed.uniform(path, shape, within: bound), on: points.device,
+                    decay: .seen(by: masks))
                 return (factor, masks)
             }
-            let (a, masksA) = try factor("lora_A", start)
-            let (b, masksB) = try factor("lora_B", Tensor.zeros([layer.outFeatures, rank]))
-            attachment.trainables += [a, b]
+            let (a, masksA) = try factor("lora_A", [rank, layer.inFeatures], within: bound)
+            let (b, masksB) = try factor("lora_B", [layer.outFeatures, rank], within: 0)
             let update = CapaBoostUpdate(
-                a: a.tensor, b: b.tensor, masksA: masksA, masksB: try masksB.transposed(0, 1).contiguous(),
+                a: a, b: b, masksA: masksA, masksB: try masksB.transposed(0, 1).contiguous(),
                 scale: scale, dropout: loraDropout)
             attachment.updates.append((layer, update))
         }
@@ -140,13 +130,11 @@ struct CapaBoostUpdate: LowRankUpdate {
         return try (0..<branches).reduce(frozen) { output, branch in
             let name = branches == 1 ? layer.path : "\(layer.path).\(branch)"
             let kept = try source.apply(input, probability: dropout, name: name)
-            return try output
-                + product(
-                    kept,
-                    (
-                        down.narrowed(0, start: branch * rank, length: rank),
-                        up.narrowed(1, start: branch * rank, length: rank)
-                    ))
+            let part = (
+                try down.narrowed(0, start: branch * rank, length: rank),
+                try up.narrowed(1, start: branch * rank, length: rank)
+            )
+            return try output + product(kept, part)
         }
     }
 }

@@ -12,38 +12,17 @@ import Torch
 /// The biases are one pair, the upper one added once. Adapter stands behind attention and MLP and reads the sublayer's
 /// output, PAdapter behind the MLP as Pfeiffer's does. Masks follow from `mask_seed` by the rule of ``BranchMask``, with
 /// the names `<sublayer path>.adapter_down.mask.<i>` and `adapter_up`.
-public struct CapaBoostAdapter: BottleneckMethod, MaskedMethod {
+public struct CapaBoostAdapter: BottleneckMethod {
     /// The value of `peft_type`.
     public static let peftType = "CAPABOOST_ADAPTER"
     /// The hyper-parameters.
-    public static let fields: [Field<CapaBoostAdapter>] = bottleneckFields + maskFields
+    public static let fields: [Field<CapaBoostAdapter>] =
+        bottleneckFields + MaskSettings.fields.map { $0.within(\.masks) }
 
-    /// The width; nil: the hidden size over `reductionFactor`.
-    public var r: Int?
-    /// The hidden size over the width.
-    public var reductionFactor = 24.0
-    /// What adapters of attention read.
-    public var attentionInput: BottleneckInput?
-    /// What adapters of MLPs read.
-    public var mlpInput: BottleneckInput? = .sum
-    /// The activation.
-    public var nonLinearity = BottleneckActivation.relu
-    /// The factor of the adapter's output.
-    public var scale = 1.0
-    /// The probability of zeroing an element inside.
-    public var dropout = 0.0
-    /// How the weights start.
-    public var start = BottleneckStart.normal
-    /// The deviation of normal weights.
-    public var deviation = 0.02
-    /// The branches over the same weights.
-    public var branches = 2
-    /// The share of the entries that each branch sees.
-    public var density = 0.5
-    /// How those entries are chosen.
-    public var maskType = BranchMask.equalPerLayer
-    /// What the masks are drawn from; nil: the run's seed.
-    public var maskSeed: Int?
+    /// What the bottlenecks are set by.
+    public var bottleneck = BottleneckSettings(reductionFactor: 24)
+    /// What the branches' masks are set by.
+    public var masks = MaskSettings()
 
     /// Makes the method with its defaults: PAdapter's.
     public init() {}
@@ -52,24 +31,26 @@ public struct CapaBoostAdapter: BottleneckMethod, MaskedMethod {
     ///
     /// - Throws: `PEFTError` naming the setting.
     public func validate() throws {
-        try validateBottleneck()
-        try validateMasks()
+        try bottleneck.validate()
+        try masks.validate()
     }
 
     /// The method with the seed of its masks written down.
-    public func resolved(seed: Seed) -> CapaBoostAdapter { withMaskSeed(seed) }
+    public func resolved(seed: Seed) -> CapaBoostAdapter { writing(seed, in: \.masks.seed) }
 
     /// The values of the bottlenecks, which do not grow with the branches.
     ///
     /// - Throws: `PEFTError` when the width is below one.
-    public func trainedCount(in points: AttachPoints) throws -> Double { try bottleneckCount(in: points) }
+    public func trainedCount(in points: AttachPoints) throws -> Double {
+        try bottleneck.trainedCount(in: points)
+    }
 
     /// Makes the bottlenecks and their masks.
     ///
     /// - Throws: `PEFTError` when a mask is not possible; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
-        try bottlenecks(at: points, seed: seed) { path, shape in
-            try self.masks(shape, of: path, seed: seed).to(device: points.device)
+        try bottleneck.attach(to: points, seed: seed) { path, shape in
+            try masks.drawn(shape, of: path, from: seed, on: points.device)
         }
     }
 }

@@ -23,17 +23,9 @@ public struct DePT: PromptMethod {
             Field("alpha", \.alpha, "what is added is scaled by alpha / sqrt(r)"),
             Field("offset_lr_ratio", \.learningRateRatio, "learning rate of A and B over that of the prompt"),
         ]
-    /// The model that a folder belongs to.
-    public static let folderFields = promptFolder()
 
-    /// The trained vectors in front.
-    public var virtualTokens = 40
-    /// How they start.
-    public var start = PromptStart.sampleVocabulary
-    /// The text that they start from.
-    public var startText: String?
-    /// The model whose tokenizer reads it.
-    public var tokenizer: String?
+    /// What the vectors in front are set by.
+    public var prompt = PromptSettings(virtualTokens: 40)
     /// The rank.
     public var r = 45
     /// The tokens of the longest row.
@@ -46,14 +38,11 @@ public struct DePT: PromptMethod {
     /// Makes the method with its defaults.
     public init() {}
 
-    /// A trained table is read without the text that it started from.
-    public static func readable(_ field: String, _ value: JSON) throws -> JSON { readableStart(field, value) }
-
     /// Refuses settings that make no sense.
     ///
     /// - Throws: `PEFTError` naming the setting.
     public func validate() throws {
-        try validatePrompt()
+        try prompt.validate()
         try requirePositive(r, "r")
         try requirePositive(maxLength, "max_length")
         guard learningRateRatio >= 0 else {
@@ -64,29 +53,25 @@ public struct DePT: PromptMethod {
     /// `m d + r (s + d)`.
     public func trainedCount(in points: AttachPoints) throws -> Double {
         let hidden = Double(points.configuration.hiddenSize)
-        return Double(virtualTokens) * hidden + Double(r) * (Double(maxLength) + hidden)
+        return Double(prompt.virtualTokens) * hidden + Double(r) * (Double(maxLength) + hidden)
     }
 
     /// Makes the prompt and the two factors.
     ///
     /// - Throws: `PEFTError` when the text to start from has no tokens; what reading a tokenizer throws.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
-        let prompt = try Trainable(
-            "prompt_embeddings", startingPrompt(for: points.embedding, seed: seed), device: points.device)
-        let bound = 1 / Double(r).squareRoot()
-        var stream = seed.stream("dept_A")
-        func factor(_ name: String, _ values: Tensor) throws -> Trainable {
-            var factor = try Trainable("base_model.\(name)", values, device: points.device)
-            factor.learningRateFactor = learningRateRatio
-            factor.decay = .none
-            return factor
+        var attachment = Attachment(trainables: [])
+        let vectors = try attachment.train(
+            "prompt_embeddings", from: prompt.vectors(for: points.embedding, seed: seed), on: points.device)
+        let root = Double(r).squareRoot()
+        func factor(_ name: String, _ shape: [Int], within bound: Double) throws -> Tensor {
+            try attachment.train(
+                "base_model.\(name)", from: seed.uniform(name, shape, within: bound), on: points.device,
+                learningRateFactor: learningRateRatio, decay: .none)
         }
-        let a = try factor("dept_A", Tensor.uniform([maxLength, r], in: -bound..<bound, from: &stream))
-        let b = try factor("dept_B", Tensor.zeros([r, points.configuration.hiddenSize]))
-        var attachment = Attachment(trainables: [prompt, a, b], updates: [])
-        let slot = DePTSlot(
-            prompt: prompt.tensor, a: a.tensor, b: b.tensor, scale: alpha / Double(r).squareRoot(),
-            dtype: points.backbone.dtype)
+        let a = try factor("dept_A", [maxLength, r], within: 1 / root)
+        let b = try factor("dept_B", [r, points.configuration.hiddenSize], within: 0)
+        let slot = DePTSlot(prompt: vectors, a: a, b: b, scale: alpha / root, dtype: points.backbone.dtype)
         attachment.others = [Attached(points.embedding, slot)]
         return attachment
     }

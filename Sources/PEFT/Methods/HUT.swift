@@ -75,25 +75,25 @@ public struct HUT: Method {
                     "r: expected at most \(min(inputs, outputs)) blocks, as \(layer.path) is \(outputs) by \(inputs), "
                         + "found \(r)")
             }
-            func trainable(_ name: String, _ start: Tensor, _ decay: Trainable.Decay = .none) throws -> Tensor {
-                var made = try Trainable(adapterKey(layer.path, name), start, device: points.device)
-                // Decay would pull what starts as ones towards 0, which is not where the pretrained model is.
-                made.decay = decay
-                attachment.trainables.append(made)
-                return made.tensor
+            // Decay would pull what starts as ones towards 0, which is not where the pretrained model is.
+            func ones(_ name: String, _ shape: [Int]) throws -> Tensor {
+                try attachment.train(
+                    adapterKey(layer.path, name), from: Tensor.ones(shape), on: points.device, decay: .none)
+            }
+            func uniform(_ name: String, _ shape: [Int], within bound: Double) throws -> Tensor {
+                let values = try seed.uniform("\(layer.path).\(name)", shape, within: bound)
+                return try attachment.train(adapterKey(layer.path, name), from: values, on: points.device)
             }
             let a, b: Tensor
             if form == .onePlus {
-                var stream = seed.stream("\(layer.path).hut_A")
-                let bound = 1 / Double(inputs).squareRoot()
-                a = try trainable("hut_A", Tensor.uniform([inputs, r], in: -bound..<bound, from: &stream), .all)
-                b = try trainable("hut_B", Tensor.zeros([r, outputs]), .all)
+                a = try uniform("hut_A", [inputs, r], within: 1 / Double(inputs).squareRoot())
+                b = try uniform("hut_B", [r, outputs], within: 0)
             } else {
-                a = try trainable("hut_A", Tensor.ones([inputs, width]))
-                b = try trainable("hut_B", Tensor.ones([width, outputs]))
+                a = try ones("hut_A", [inputs, width])
+                b = try ones("hut_B", [width, outputs])
             }
-            let gamma = scaleShift ? try trainable("hut_gamma", Tensor.ones([outputs])) : nil
-            let beta = scaleShift ? try trainable("hut_beta", Tensor.zeros([outputs]), .all) : nil
+            let gamma = try scaleShift ? ones("hut_gamma", [outputs]) : nil
+            let beta = try scaleShift ? uniform("hut_beta", [outputs], within: 0) : nil
             let update = HUTUpdate(
                 form: form, exponent: form == .power ? r : 1, scale: scale, a: a, b: b, gamma: gamma, beta: beta)
             attachment.updates.append((layer, update))

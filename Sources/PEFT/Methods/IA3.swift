@@ -48,12 +48,10 @@ public struct IA3: Method {
             let onInput = try scalesInput(of: layer)
             // As columns and rows, the shapes in which peft keeps them.
             let shape = onInput ? [1, layer.inFeatures] : [layer.outFeatures, 1]
-            var vector = try Trainable(
-                adapterKey(layer.path, "ia3_l"), Tensor.ones(shape), device: points.device)
             // Decay would pull towards 0, which is not where the pretrained model is.
-            vector.decay = .none
-            attachment.trainables.append(vector)
-            attachment.updates.append((layer, IA3Update(vector: vector.tensor, onInput: onInput)))
+            let vector = try attachment.train(
+                adapterKey(layer.path, "ia3_l"), from: Tensor.ones(shape), on: points.device, decay: .none)
+            attachment.updates.append((layer, IA3Update(vector: vector, onInput: onInput)))
         }
         return attachment
     }

@@ -104,13 +104,7 @@ public struct IST: Method {
         attachment.buffers["ist.scores"] = sampler.scores
         attachment.buffers["ist.active"] = sampler.active
         attachment.hook = sampler
-        let plain = (method: lora, trainables: attachment.trainables)
-        attachment.export =
-            attachment.export ?? {
-                var tensors = KeyedList<Tensor>()
-                for trainable in plain.trainables { tensors[trainable.name] = trainable.tensor }
-                return (plain.method, tensors)
-            }
+        attachment.export = attachment.export ?? { [lora, saved = attachment.trainables.tensors] in (lora, saved) }
         return attachment
     }
 
@@ -135,38 +129,3 @@ public struct IST: Method {
 
 /// `1 / (1 + exp(-x))`.
 func sigmoid(_ value: Double) -> Double { 1 / (1 + exponential(-value)) }
-
-/// How much of its update a layer's adapters add: less than all while the layer is damped.
-final class LayerGate {
-    var factor = 1.0
-}
-
-/// LoRA's update behind a gate.
-struct GatedLoRA: LowRankUpdate {
-    let update: LoRAUpdate
-    let gate: LayerGate
-
-    var dropout: Double { update.dropout }
-    var scale: Double { update.scale * gate.factor }
-    func factors() throws -> (down: Tensor, up: Tensor) { try update.factors() }
-}
-
-/// DoRA's update, whose direction stands behind a gate.
-struct GatedDoRA: WeightUpdate {
-    let update: DoRAUpdate
-    let gate: LayerGate
-
-    var dropout: Double { update.dropout }
-
-    func output(for input: Tensor, of linear: Linear, in context: Context) throws -> Tensor {
-        try damped.output(for: input, of: linear, in: context)
-    }
-
-    func merged(into weight: Tensor) throws -> Tensor { try damped.merged(into: weight) }
-
-    private var damped: DoRAUpdate {
-        var update = update
-        update.direction.scale *= gate.factor
-        return update
-    }
-}

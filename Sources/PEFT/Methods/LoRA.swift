@@ -65,18 +65,16 @@ public struct LoRA: RankedMethod {
     /// - Throws: `PEFTError` when a layer does not fit; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
         var attachment = Attachment(trainables: [], updates: [])
-        var initial: [LoRAUpdate] = []
         for layer in points.linears {
             let (rank, scale) = try rankAndScale(of: layer.path)
             let start = try initialization.factors(of: layer, rank: rank, scale: scale, seed: seed)
-            let a = try Trainable(adapterKey(layer.path, "lora_A.weight"), start.a, device: points.device)
-            var b = try Trainable(adapterKey(layer.path, "lora_B.weight"), start.b, device: points.device)
-            b.learningRateFactor = learningRateRatio
-            attachment.trainables += [a, b]
-            var update = LoRAUpdate(a: a.tensor, b: b.tensor, scale: scale, dropout: loraDropout)
+            let a = try attachment.train(adapterKey(layer.path, "lora_A.weight"), from: start.a, on: points.device)
+            let b = try attachment.train(
+                adapterKey(layer.path, "lora_B.weight"), from: start.b, on: points.device,
+                learningRateFactor: learningRateRatio)
+            var update = LoRAUpdate(a: a, b: b, scale: scale, dropout: loraDropout)
             if initialization.takesFactorsOffTheBase {
-                update.initial = (try a.tensor.detached().cloned(), try b.tensor.detached().cloned())
-                initial.append(update)
+                update.initial = (try a.detached().cloned(), try b.detached().cloned())
             }
             guard useDoRA else {
                 attachment.updates.append((layer, update))
@@ -84,9 +82,9 @@ public struct LoRA: RankedMethod {
             }
             let weight = try layer.weight.values(dtype: .float32)
             let norms = try withoutGrad { try (weight + update.dense()).norm([1]) }
-            let magnitude = try Trainable(adapterKey(layer.path, "lora_magnitude_vector"), norms, device: points.device)
-            attachment.trainables.append(magnitude)
-            attachment.updates.append((layer, DoRAUpdate(direction: update, magnitude: magnitude.tensor)))
+            let magnitude = try attachment.train(
+                adapterKey(layer.path, "lora_magnitude_vector"), from: norms, on: points.device)
+            attachment.updates.append((layer, DoRAUpdate(direction: update, magnitude: magnitude)))
         }
         if initialization.takesFactorsOffTheBase { try addExport(to: &attachment) }
         return attachment
@@ -98,8 +96,8 @@ public struct LoRA: RankedMethod {
         let updates = attachment.updates
         for (layer, update) in updates {
             guard let initial = (update as? LoRAUpdate)?.initial else { continue }
-            attachment.buffers[adapterKey(layer.path, "initial_A")] = initial.a
-            attachment.buffers[adapterKey(layer.path, "initial_B")] = initial.b
+            attachment.buffers[adapterKey(layer.path, "initial_A")] = initial.down
+            attachment.buffers[adapterKey(layer.path, "initial_B")] = initial.up
         }
         var plain = self
         plain.initialization = .standard
@@ -125,56 +123,5 @@ public struct LoRA: RankedMethod {
         var result = KeyedList<Value>()
         for (key, value) in entries { result.appendIfNew(key: key, value: change(value)) }
         return result
-    }
-}
-
-/// `dW = s B A`, less the factors that the base was relieved of.
-struct LoRAUpdate: LowRankUpdate {
-    /// `[r, in]`.
-    let a: Tensor
-    /// `[out, r]`.
-    let b: Tensor
-    var scale: Double
-    let dropout: Double
-    /// Where the start was taken off the base (PiSSA, OLoRA): what was.
-    var initial: (a: Tensor, b: Tensor)?
-
-    func factors() throws -> (down: Tensor, up: Tensor) {
-        guard let initial else { return (a, b) }
-        return (
-            try Tensor.concatenate([a, initial.a], dimension: 0),
-            try Tensor.concatenate([b, initial.b.negated()], dimension: 1)
-        )
-    }
-}
-
-/// `W' = diag(m / n) (W + s B A)` with `n` the norms of the rows of `W + s B A`, constant in the backward pass.
-struct DoRAUpdate: WeightUpdate {
-    var direction: LoRAUpdate
-    /// `[out]`.
-    let magnitude: Tensor
-
-    var dropout: Double { direction.dropout }
-
-    func output(for input: Tensor, of layer: Linear, in context: Context) throws -> Tensor {
-        let kept = try context.dropout?.apply(input, probability: dropout, name: layer.path) ?? input
-        let weight = try layer.weight.value()
-        let scale = try (magnitude / rowNorms(weight.to(dtype: .float32))).to(dtype: input.dtype)
-        let frozen = try layer.unbiased(input)
-        let product = try kept === input ? frozen : layer.unbiased(kept)
-        let adapted = try (product + direction(kept)) * scale
-        // The bias is never scaled; without dropout the frozen products cancel.
-        let output = try kept === input ? adapted : frozen + adapted - product
-        return try layer.bias.map { try output + $0.value() } ?? output
-    }
-
-    func merged(into weight: Tensor) throws -> Tensor {
-        let scale = try (magnitude / rowNorms(weight)).unsqueezed(1)
-        return try (scale * direction.merged(into: weight)).to(dtype: weight.dtype)
-    }
-
-    /// `[out]`, without a gradient.
-    private func rowNorms(_ weight: Tensor) throws -> Tensor {
-        try withoutGrad { try direction.merged(into: weight).norm([1]) }
     }
 }

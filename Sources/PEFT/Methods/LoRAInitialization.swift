@@ -23,25 +23,21 @@ public enum LoRAInitialization: String, FlagOrName {
     /// The first factors of a layer: `a [rank, in]`, `b [out, rank]`.
     func factors(of layer: Linear, rank: Int, scale: Double, seed: Seed) throws -> (a: Tensor, b: Tensor) {
         let (inputs, outputs) = (layer.inFeatures, layer.outFeatures)
-        var stream = seed.stream("\(layer.path).lora_A")
-        let bound = 1 / Double(inputs).squareRoot()
+        let name = "\(layer.path).lora_A"
+        func evenA() throws -> Tensor {
+            try seed.uniform(name, [rank, inputs], within: 1 / Double(inputs).squareRoot())
+        }
         switch self {
-        case .standard:
-            return (
-                try Tensor.uniform([rank, inputs], in: -bound..<bound, from: &stream),
-                try Tensor.zeros([outputs, rank])
-            )
+        case .standard: return (try evenA(), try Tensor.zeros([outputs, rank]))
         case .gaussian:
-            let a = try Tensor.normal([rank, inputs], standardDeviation: 1 / Double(rank), from: &stream)
+            let a = try seed.normal(name, [rank, inputs], deviation: 1 / Double(rank))
             return (a, try Tensor.zeros([outputs, rank]))
         case .random:
-            var other = seed.stream("\(layer.path).lora_B")
-            let outer = 1 / Double(rank).squareRoot()
-            return (
-                try Tensor.uniform([rank, inputs], in: -bound..<bound, from: &stream),
-                try Tensor.uniform([outputs, rank], in: -outer..<outer, from: &other)
-            )
-        case .orthogonal: return try orthogonal(rank: rank, layer: layer, &stream)
+            let bound = 1 / Double(rank).squareRoot()
+            return (try evenA(), try seed.uniform("\(layer.path).lora_B", [outputs, rank], within: bound))
+        case .orthogonal:
+            var stream = seed.stream(name)
+            return try orthogonal(rank: rank, layer: layer, &stream)
         case .pissa: return try principal(layer, rank: rank, scale: scale)
         case .olora: return try triangular(layer, rank: rank)
         }

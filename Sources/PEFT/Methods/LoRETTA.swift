@@ -71,9 +71,7 @@ public struct LoRETTA: Method {
 
     /// The method with the seed of a start that is taken off the base.
     public func resolved(seed: Seed) -> LoRETTA {
-        var method = self
-        if initialization == .subtract { method.initialSeed = initialSeed ?? Int(truncatingIfNeeded: seed.value) }
-        return method
+        initialization == .subtract ? writing(seed, in: \.initialSeed) : self
     }
 
     /// The values of the cores and of the norms.
@@ -96,57 +94,32 @@ public struct LoRETTA: Method {
     ///
     /// - Throws: `PEFTError` when a pattern is not valid; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
-        let seed = initialization == .subtract ? initialSeed.map { Seed(UInt64(bitPattern: Int64($0))) } ?? seed : seed
+        let seed = initialization == .subtract ? seed.replaced(by: initialSeed) : seed
         var attachment = Attachment(trainables: [], updates: [])
         for layer in points.linears {
-            func trainables(_ name: String, _ train: TensorTrain) throws -> [Trainable] {
+            func cores(_ name: String, of train: TensorTrain) throws -> [Tensor] {
                 var stream = seed.stream("\(layer.path).\(name)")
                 let variance = 1 / Double(train.rows + train.columns)
                 return try train.start(variance: variance, from: &stream).enumerated().map { index, core in
-                    try Trainable(adapterKey(layer.path, "\(name).\(index)"), core, device: points.device)
+                    try attachment.train(adapterKey(layer.path, "\(name).\(index)"), from: core, on: points.device)
                 }
             }
-            let shapes = (
-                a: train(rows: layer.inFeatures, columns: r), b: train(rows: r, columns: layer.outFeatures)
-            )
-            let (a, b) = (try trainables("loretta_A", shapes.a), try trainables("loretta_B", shapes.b))
-            if initialization == .zero { try b.last?.tensor.fill(0) }
+            let a = train(rows: layer.inFeatures, columns: r)
+            let b = train(rows: r, columns: layer.outFeatures)
             var update = LoRETTAUpdate(
-                a: (shapes.a, a.map(\.tensor)), b: (shapes.b, b.map(\.tensor)), scale: loraAlpha / Double(r),
-                dropout: loraDropout)
+                a: (a, try cores("loretta_A", of: a)), b: (b, try cores("loretta_B", of: b)),
+                scale: loraAlpha / Double(r), dropout: loraDropout)
+            if initialization == .zero { try update.b.cores.last?.fill(0) }
             if initialization == .subtract { update.initial = try update.factors() }
-            attachment.trainables += a + b
             attachment.updates.append((layer, update))
         }
-        for norm in norms(of: points) {
-            let copy = try Trainable(
-                adapterKey(norm.modulePath, "weight"), norm.values(dtype: .float32), device: points.device)
-            attachment.trainables.append(copy)
-            attachment.copies.append((norm, copy.tensor))
-        }
+        try points.addCopies(of: norms(of: points), to: &attachment, decay: .all)
         return attachment
     }
 
-    /// A matrix between `r` and a layer's width, in the authors' modes where they give some.
     private func train(rows: Int, columns: Int) -> TensorTrain {
-        let width = rows == r ? columns : rows
-        guard let modes = Self.modes[r]?[width], rows * columns == r * width else {
-            return TensorTrain(rows: rows, columns: columns, rank: tensorRank)
-        }
-        return TensorTrain(rows: rows, columns: columns, rank: tensorRank, modes: modes)
+        TensorTrain(rows: rows, columns: columns, rank: tensorRank, updateRank: r)
     }
-
-    /// The authors' modes by rank and width, in the order of the rows' and columns' entries.
-    private static let modes: [Int: [Int: [Int]]] = [
-        8: [
-            768: [8, 8, 12, 8], 1024: [4, 8, 8, 8, 4], 2304: [8, 8, 8, 4, 9], 4096: [16, 16, 8, 4, 4],
-            5120: [8, 8, 10, 8, 8], 8192: [4, 16, 16, 16, 4],
-        ],
-        64: [
-            768: [8, 8, 12, 8, 8], 1024: [4, 8, 8, 8, 8, 4], 2304: [8, 8, 8, 8, 8, 9], 4096: [16, 16, 16, 4, 4, 4],
-            5120: [5, 8, 8, 16, 8, 8], 8192: [4, 16, 16, 16, 8, 4],
-        ],
-    ]
 }
 
 /// `dW = s (M_A M_B)^T`, less the product that the base was relieved of.
@@ -161,10 +134,6 @@ struct LoRETTAUpdate: LowRankUpdate {
     func factors() throws -> (down: Tensor, up: Tensor) {
         let down = try a.train.matrix(a.cores).transposed()
         let up = try b.train.matrix(b.cores).transposed()
-        guard let initial else { return (down, up) }
-        return (
-            try Tensor.concatenate([down, initial.down], dimension: 0),
-            try Tensor.concatenate([up, initial.up.negated()], dimension: 1)
-        )
+        return try less(initial, (down, up))
     }
 }

@@ -97,8 +97,7 @@ public struct LoRTA: Method {
         try requireEveryMatrix(points)
         let (model, root) = (points.configuration, Double(r).squareRoot())
         func factor(_ name: String, _ shape: [Int], within bound: Double) throws -> Trainable {
-            var stream = seed.stream("lorta_\(name)")
-            let values = try bound > 0 ? Tensor.uniform(shape, in: -bound..<bound, from: &stream) : Tensor.zeros(shape)
+            let values = try seed.uniform("lorta_\(name)", shape, within: bound)
             return try Trainable("base_model.lorta_\(name)", values, device: points.device)
         }
         let bound = (6 / (1 + 5 * initScale * initScale)).squareRoot() / root
@@ -158,36 +157,5 @@ public struct LoRTA: Method {
                     + "features in a model of \(model.hiddenSize); natural fits")
         }
         return LoRTAPlace(block: block, matrix: row, stride: model.numAttentionHeads / heads.count, side: side)
-    }
-}
-
-/// Where a matrix lies in the tensor.
-struct LoRTAPlace {
-    let block: Int
-    let matrix: Int
-    /// The step between the rows of `C_H` that the matrix's heads take.
-    let stride: Int
-    /// The side that is divided into heads.
-    let side: HeadLayout.Side
-}
-
-/// `dW = s D^T` or `s D`, a product of factors of rank `r`.
-struct LoRTAUpdate: LowRankUpdate {
-    let shared: LoRTAFactors
-    let place: LoRTAPlace
-    let scale: Double
-    let dropout: Double
-
-    func factors() throws -> (down: Tensor, up: Tensor) {
-        // [heads, r]
-        let weights =
-            try shared.heads.indexed(.slice(0, nil, step: place.stride))
-            * shared.layers.selected(0, place.block) * shared.matrices.selected(0, place.matrix)
-        // [heads, 1, r] * [dim, r] -> [heads * dim, r], head by head
-        let headed = try (weights.unsqueezed(1) * shared.b.transposed(0, 1)).reshaped([-1, weights.size(1)])
-        switch place.side {
-        case .output: return (try shared.a.transposed(0, 1), headed)
-        case .input: return (try headed.transposed(0, 1), shared.a)
-        }
     }
 }

@@ -1,3 +1,4 @@
+import Backbones
 import Torch
 
 /// The five factors of LoRTA's tensor.
@@ -59,5 +60,36 @@ struct LoRTAFactors {
         let regular = try product + identity * (epsilon * unit)
         let inverse = try callTensors("aten::linalg_inv_ex", regular)[0]
         return try inverse.isAllFinite() ? inverse : callTensor("aten::linalg_pinv", regular)
+    }
+}
+
+/// Where a matrix lies in the tensor.
+struct LoRTAPlace {
+    let block: Int
+    let matrix: Int
+    /// The step between the rows of `C_H` that the matrix's heads take.
+    let stride: Int
+    /// The side that is divided into heads.
+    let side: HeadLayout.Side
+}
+
+/// `dW = s D^T` or `s D`, a product of factors of rank `r`.
+struct LoRTAUpdate: LowRankUpdate {
+    let shared: LoRTAFactors
+    let place: LoRTAPlace
+    let scale: Double
+    let dropout: Double
+
+    func factors() throws -> (down: Tensor, up: Tensor) {
+        // [heads, r]
+        let weights =
+            try shared.heads.indexed(.slice(0, nil, step: place.stride))
+            * shared.layers.selected(0, place.block) * shared.matrices.selected(0, place.matrix)
+        // [heads, 1, r] * [dim, r] -> [heads * dim, r], head by head
+        let headed = try (weights.unsqueezed(1) * shared.b.transposed(0, 1)).reshaped([-1, weights.size(1)])
+        switch place.side {
+        case .output: return (try shared.a.transposed(0, 1), headed)
+        case .input: return (try headed.transposed(0, 1), shared.a)
+        }
     }
 }

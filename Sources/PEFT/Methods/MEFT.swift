@@ -94,36 +94,44 @@ public struct MEFT: Method {
         guard points.sublayers.count == 2 * blocks.count else {
             throw PEFTError("layers_to_transform: MEFT couples the streams in all \(blocks.count) layers; leave it out")
         }
-        var attachment = Attachment(trainables: [], updates: [])
+        var attachment = Attachment(trainables: [])
         var alone: [String: StreamAdapter] = [:]
-        var inside: [String: [StreamAdapter]] = [:]
+        var trained: [String: [Tensor]] = [:]
         for block in blocks {
-            if variant < 3 {
-                let adapter = try StreamAdapter(self, at: block.path, hasNorm: hasNorm, points, seed)
-                alone[block.path] = adapter
-                attachment.trainables += adapter.trainables
-            }
+            let before = attachment.trainables.count
+            if variant < 3 { alone[block.path] = try StreamAdapter(self, at: block.path, points, seed, &attachment) }
             for sublayer in points.sublayers where sublayer.layer == block.layer {
                 guard sublayer.role == .mlp || variant == 3 else { continue }
-                let adapter = try StreamAdapter(self, at: sublayer.path, hasNorm: false, points, seed)
-                inside[block.path, default: []].append(adapter)
-                attachment.trainables += adapter.trainables
+                let input: BottleneckInput = sublayer.role == .mlp ? .input : .output
+                let adapter = try network(at: sublayer.path, reading: input, points, seed, &attachment)
                 attachment.others.append(Attached(sublayer, adapter))
             }
+            trained[block.path] = attachment.trainables[before...].map(\.tensor)
         }
         let backbone = points.backbone
         let execution = ReversibleBlocks(
             reversible: min(reversibleLayers ?? blocks.count, blocks.count), interval: interval(for: backbone.dtype)
-        ) { [self] block in
-            let trained = ((inside[block.path] ?? []) + [alone[block.path]].compactMap { $0 }).flatMap(\.trainables)
+        ) { [self, alone, trained] block in
             // Parameters of the block that are trained as copies, too.
             let copies = backbone.parameters.filter { $0.path.hasPrefix(block.path + ".") }.compactMap(\.replacement)
             return layer(
                 of: block, alone: alone[block.path], dtype: backbone.dtype,
-                trained: trained.map(\.tensor) + copies.filter(\.requiresGrad))
+                trained: (trained[block.path] ?? []) + copies.filter(\.requiresGrad))
         }
         attachment.others.append(Attached(points.blockStack, execution))
         return attachment
+    }
+
+    /// A network `U silu(D x + c) + e`.
+    fileprivate func network(
+        at path: String, reading input: BottleneckInput, _ points: AttachPoints, _ seed: Seed,
+        _ attachment: inout Attachment
+    ) throws -> Bottleneck {
+        var settings = BottleneckSettings()
+        (settings.r, settings.nonLinearity, settings.dropout) = (r, .silu, dropout)
+        return try Bottleneck(
+            settings, at: path, of: points.configuration.hiddenSize, reading: input, in: &attachment,
+            on: points.device, start: { try seed.normal("\(path).\($0).weight", $1, deviation: deviation) })
     }
 
     /// The factors of both streams.
@@ -161,52 +169,29 @@ public struct MEFT: Method {
     }
 }
 
-/// A small network `U silu(D x + c) + e` on a stream, beside an MLP, or behind attention.
-final class StreamAdapter: SublayerAdapter {
-    let trainables: [Trainable]
-    private let path: String
-    private let dropout: Double
-    private let width: Int
+/// A network on a stream, behind a norm where there is one.
+private struct StreamAdapter {
+    let network: Bottleneck
+    let norm: (weight: Tensor, bias: Tensor)?
 
-    init(_ method: MEFT, at path: String, hasNorm: Bool, _ points: AttachPoints, _ seed: Seed) throws {
-        let hidden = points.configuration.hiddenSize
-        func trainable(_ name: String, _ values: Tensor) throws -> Trainable {
-            try Trainable(adapterKey(path, name), values, device: points.device)
-        }
-        func weight(_ name: String, _ shape: [Int]) throws -> Trainable {
-            var stream = seed.stream("\(path).\(name)")
-            return try trainable(name, Tensor.normal(shape, standardDeviation: method.deviation, from: &stream))
-        }
-        var trainables = [
-            try weight("adapter_down.weight", [method.r, hidden]),
-            try trainable("adapter_down.bias", Tensor.zeros([method.r])),
-            try weight("adapter_up.weight", [hidden, method.r]),
-            try trainable("adapter_up.bias", Tensor.zeros([hidden])),
-        ]
-        if hasNorm {
-            trainables.append(try trainable("adapter_norm.weight", Tensor.ones([hidden])))
-            trainables.append(try trainable("adapter_norm.bias", Tensor.zeros([hidden])))
-        }
-        self.trainables = trainables
-        self.path = path
-        dropout = method.dropout
-        width = hidden
+    init(
+        _ method: MEFT, at path: String, _ points: AttachPoints, _ seed: Seed, _ attachment: inout Attachment
+    ) throws {
+        network = try method.network(at: path, reading: .stream, points, seed, &attachment)
+        let (key, width) = (adapterKey(path, "adapter_norm"), points.configuration.hiddenSize)
+        norm =
+            try method.hasNorm
+            ? (
+                attachment.train(key + ".weight", from: Tensor.ones([width]), on: points.device),
+                attachment.train(key + ".bias", from: Tensor.zeros([width]), on: points.device)
+            ) : nil
     }
 
-    func callAsFunction(_ input: Tensor, _ context: Context) throws -> Tensor {
-        let values = try trainables.map { try $0.tensor.to(dtype: input.dtype) }
-        var input = input
-        if values.count > 4 {
-            input = try callTensor("aten::layer_norm", input, [width], values[4], values[5])
+    func callAsFunction(_ stream: Tensor, _ context: Context) throws -> Tensor {
+        let input = try norm.map { norm in
+            let (weight, bias) = (try norm.weight.to(dtype: stream.dtype), try norm.bias.to(dtype: stream.dtype))
+            return try callTensor("aten::layer_norm", stream, [stream.size(-1)], weight, bias)
         }
-        let inner = try silu(linear(input, values[0], values[1]))
-        let kept = try context.dropout?.apply(inner, probability: dropout, name: path + ".adapter") ?? inner
-        return try linear(kept, values[2], values[3])
-    }
-
-    func output(
-        _ output: Tensor, from input: Tensor, stream: Tensor, of sublayer: Sublayer, in context: Context
-    ) throws -> Tensor {
-        try output + self(sublayer.role == .mlp ? input : output, context)
+        return try network(input ?? stream, context)
     }
 }

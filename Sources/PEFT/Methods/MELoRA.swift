@@ -61,14 +61,13 @@ public struct MELoRA: RankedMethod {
         for layer in points.linears {
             let (rank, scale) = try rankAndScale(of: layer.path)
             let inputs = layer.inFeatures / minis
-            let bound = 1 / Double(inputs).squareRoot()
-            var stream = seed.stream("\(layer.path).lora_A")
-            let start = try Tensor.uniform([minis * rank, inputs], in: -bound..<bound, from: &stream)
-            let a = try Trainable(adapterKey(layer.path, "lora_A.weight"), start, device: points.device)
-            let b = try Trainable(
-                adapterKey(layer.path, "lora_B.weight"), Tensor.zeros([layer.outFeatures, rank]), device: points.device)
-            attachment.trainables += [a, b]
-            let update = MELoRAUpdate(a: a.tensor, b: b.tensor, minis: minis, scale: scale, dropout: loraDropout)
+            let start = try seed.uniform(
+                "\(layer.path).lora_A", [minis * rank, inputs], within: 1 / Double(inputs).squareRoot())
+            let a = try attachment.train(adapterKey(layer.path, "lora_A.weight"), from: start, on: points.device)
+            let b = try attachment.train(
+                adapterKey(layer.path, "lora_B.weight"), from: Tensor.zeros([layer.outFeatures, rank]),
+                on: points.device)
+            let update = MELoRAUpdate(a: a, b: b, minis: minis, scale: scale, dropout: loraDropout)
             attachment.updates.append((layer, update))
         }
         return attachment

@@ -78,16 +78,15 @@ public struct MiSS: Method {
         try requireFit(points)
         var attachment = Attachment(trainables: [], updates: [])
         for layer in points.linears {
-            let block = try Trainable(
-                adapterKey(layer.path, "miss_block"), start(of: layer, seed: seed), device: points.device)
-            attachment.trainables.append(block)
+            let block = try attachment.train(
+                adapterKey(layer.path, "miss_block"), from: start(of: layer, seed: seed), on: points.device)
             guard form != .bat else {
-                attachment.updates.append((layer, BlockAffineUpdate(blocks: block.tensor)))
+                attachment.updates.append((layer, BlockAffineUpdate(blocks: block)))
                 continue
             }
             let shards = try Tensor((0..<layer.inFeatures).map { $0 % r }, shape: [layer.inFeatures])
             let places = try Tensor.eye(r).gathered(shards, dimension: 1).to(device: points.device)
-            let update = MiSSUpdate(block: block.tensor, places: places, outputs: layer.outFeatures, dropout: dropout)
+            let update = MiSSUpdate(block: block, places: places, outputs: layer.outFeatures, dropout: dropout)
             attachment.updates.append((layer, update))
         }
         return attachment
@@ -102,14 +101,12 @@ public struct MiSS: Method {
     }
 
     private func start(of layer: Linear, seed: Seed) throws -> Tensor {
+        let (outputs, name) = (layer.outFeatures, "\(layer.path).miss_block")
         switch form {
-        case .shards: return try Tensor.zeros([r, layer.outFeatures])
+        case .shards: return try Tensor.zeros([r, outputs])
         case .mini: return try Tensor.zeros([r, miniR])
-        case .bat: return try Tensor.zeros([layer.outFeatures / r, r, r])
-        case .random:
-            var stream = seed.stream("\(layer.path).miss_block")
-            let bound = 1 / Double(layer.outFeatures).squareRoot()
-            return try Tensor.uniform([r, layer.outFeatures], in: -bound..<bound, from: &stream)
+        case .bat: return try Tensor.zeros([outputs / r, r, r])
+        case .random: return try seed.uniform(name, [r, outputs], within: 1 / Double(outputs).squareRoot())
         }
     }
 }

@@ -74,7 +74,7 @@ public struct PTuning: Method {
     /// The values of the vectors and the network.
     public func trainedCount(in points: AttachPoints) throws -> Double {
         let width = points.configuration.hiddenSize
-        return shapes(width).reduce(Double(virtualTokens) * Double(width)) { sum, entry in
+        return encoder(width).shapes.reduce(Double(virtualTokens) * Double(width)) { sum, entry in
             sum + entry.shape.reduce(1) { $0 * Double($1) }
         }
     }
@@ -84,83 +84,34 @@ public struct PTuning: Method {
     /// - Throws: `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
         let width = points.configuration.hiddenSize
-        var stream = seed.stream("p_tuning.embedding")
+        let encoder = encoder(width)
+        var attachment = Attachment(trainables: [])
         let key = network == .none ? "prompt_embeddings" : "base_model.prompt_encoder.embedding.weight"
-        let embedding = try Trainable(key, Tensor.normal([virtualTokens, width], from: &stream), device: points.device)
-        var attachment = Attachment(trainables: [embedding])
-        for (name, shape, bound) in shapes(width) {
-            var stream = seed.stream("p_tuning.\(name)")
-            attachment.trainables.append(
-                try Trainable(
-                    "base_model.prompt_encoder.\(name)", Tensor.uniform(shape, in: -bound..<bound, from: &stream),
-                    device: points.device))
+        var parts = [
+            try attachment.train(
+                key, from: seed.normal("p_tuning.embedding", [virtualTokens, width]), on: points.device)
+        ]
+        for (name, shape, bound) in encoder.shapes {
+            parts.append(
+                try attachment.train(
+                    "base_model.prompt_encoder.\(name)", from: seed.uniform("p_tuning.\(name)", shape, within: bound),
+                    on: points.device))
         }
-        let parts = attachment.trainables.map(\.tensor)
-        let slot = PromptSlot(virtualTokens: virtualTokens, dtype: points.backbone.dtype) { context in
-            try vectors(parts, context)
+        let slot = PromptSlot(virtualTokens: virtualTokens, dtype: points.backbone.dtype) { [parts] context in
+            try encoder.vectors(parts, context)
         }
         attachment.others = [Attached(points.embedding, slot)]
         if network != .none {
             var plain = self
             plain.network = .none
-            attachment.export = { [plain] in
-                (plain, ["prompt_embeddings": try vectors(parts, nil).detached()])
+            attachment.export = { [plain, parts] in
+                (plain, ["prompt_embeddings": try encoder.vectors(parts, nil).detached()])
             }
         }
         return attachment
     }
 
-    /// The network's tensors as in torch: names, shapes and how far from zero they start, without the vectors.
-    private func shapes(_ width: Int) -> [(name: String, shape: [Int], bound: Double)] {
-        let inner = hiddenSize ?? width
-        func linears(_ sizes: [Int]) -> [(name: String, shape: [Int], bound: Double)] {
-            zip(sizes, sizes.dropFirst()).enumerated().flatMap { index, size in
-                let bound = 1 / Double(size.0).squareRoot()
-                return [
-                    ("mlp_head.\(2 * index).weight", [size.1, size.0], bound),
-                    ("mlp_head.\(2 * index).bias", [size.1], bound),
-                ]
-            }
-        }
-        switch network {
-        case .none: return []
-        case .mlp: return linears([width, inner, inner, width])
-        case .lstm:
-            let bound = 1 / Double(inner).squareRoot()
-            var list: [(name: String, shape: [Int], bound: Double)] = []
-            for layer in 0..<layers {
-                let inputs = layer == 0 ? width : 2 * inner
-                for place in ["l\(layer)", "l\(layer)_reverse"] {
-                    list.append(("lstm_head.weight_ih_\(place)", [4 * inner, inputs], bound))
-                    list.append(("lstm_head.weight_hh_\(place)", [4 * inner, inner], bound))
-                    list.append(("lstm_head.bias_ih_\(place)", [4 * inner], bound))
-                    list.append(("lstm_head.bias_hh_\(place)", [4 * inner], bound))
-                }
-            }
-            return list + linears([2 * inner, 2 * inner, width])
-        }
-    }
-
-    /// The vectors in front, `[n, d]`, of those that are trained and the network's tensors.
-    private func vectors(_ parts: [Tensor], _ context: Context?) throws -> Tensor {
-        var values = parts[0]
-        var linears = parts[1...]
-        for layer in 0..<(network == .lstm ? layers : 0) {
-            let inner = linears[linears.startIndex + 1].size(1)
-            if layer > 0 {
-                values =
-                    try context?.dropout?.apply(values, probability: dropout, name: "p_tuning.lstm.\(layer)") ?? values
-            }
-            let state = try Tensor.zeros([2, 1, inner], device: values.device)
-            let (hasBiases, isTraining, isBidirectional, isBatchFirst) = (true, false, true, true)
-            values = try callTensors(
-                "aten::lstm.input", values.unsqueezed(0), [state, state], Array(linears.prefix(8)), hasBiases, 1, 0.0,
-                isTraining, isBidirectional, isBatchFirst)[0].squeezed(0)
-            linears = linears.dropFirst(8)
-        }
-        for (index, position) in stride(from: linears.startIndex, to: linears.endIndex, by: 2).enumerated() {
-            values = try linear(index > 0 ? relu(values) : values, linears[position], linears[position + 1])
-        }
-        return values
+    private func encoder(_ width: Int) -> PromptEncoder {
+        PromptEncoder(network: network, width: width, inner: hiddenSize ?? width, layers: layers, dropout: dropout)
     }
 }

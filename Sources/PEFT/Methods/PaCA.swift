@@ -41,11 +41,7 @@ public struct PaCA: Method {
     public func validate() throws { try requirePositive(r, "r") }
 
     /// The method with the seed of its columns written down.
-    public func resolved(seed: Seed) -> PaCA {
-        var method = self
-        method.randomSeed = randomSeed ?? Int(truncatingIfNeeded: seed.value)
-        return method
-    }
+    public func resolved(seed: Seed) -> PaCA { writing(seed, in: \.randomSeed) }
 
     /// `r` columns of every layer.
     ///
@@ -58,7 +54,7 @@ public struct PaCA: Method {
     ///
     /// - Throws: `PEFTError` when a layer has fewer columns; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
-        let seed = randomSeed.map { Seed(UInt64(bitPattern: Int64($0))) } ?? seed
+        let seed = seed.replaced(by: randomSeed)
         var attachment = Attachment(trainables: [], updates: [])
         for layer in points.linears {
             guard r <= layer.inFeatures else {
@@ -69,12 +65,11 @@ public struct PaCA: Method {
                 var stream = seed.stream("\(layer.path).paca_indices")
                 return stream.permutation(layer.inFeatures).prefix(r).sorted()
             }
-            let delta = try Trainable(
-                adapterKey(layer.path, "paca_delta"), Tensor.zeros([layer.outFeatures, r]), device: points.device)
-            attachment.trainables.append(delta)
+            let delta = try attachment.train(
+                adapterKey(layer.path, "paca_delta"), from: Tensor.zeros([layer.outFeatures, r]), on: points.device)
             attachment.indices[name] = columns
             let update = ColumnUpdate(
-                values: delta.tensor, columns: columns, inFeatures: layer.inFeatures, scale: alpha / Double(r))
+                values: delta, columns: columns, inFeatures: layer.inFeatures, scale: alpha / Double(r))
             attachment.updates.append((layer, update))
         }
         if savesAsLoRA { attachment.export = { [updates = attachment.updates] in try lora(of: updates) } }

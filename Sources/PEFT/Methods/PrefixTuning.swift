@@ -81,9 +81,7 @@ public struct PrefixTuning: Method {
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
         var attachment = Attachment(trainables: [], updates: [])
         func trained(_ name: String, _ values: Tensor) throws -> Tensor {
-            let made = try Trainable(name, values, device: points.device)
-            attachment.trainables.append(made)
-            return made.tensor
+            try attachment.train(name, from: values, on: points.device)
         }
         let tables = try hasProjection ? network(points, seed, trained) : table(points, seed, trained)
         let gates = try hasGate ? trained(Self.gateKey, Tensor.zeros([tables.count])) : nil
@@ -107,9 +105,9 @@ public struct PrefixTuning: Method {
 
     private func table(_ points: AttachPoints, _ seed: Seed, _ trained: Make) throws -> [Part] {
         let widths = points.attentionStates.map { 2 * $0.heads * $0.dimension }
-        var stream = seed.stream("prefix.embedding")
         let shape = [virtualTokens, widths.reduce(0, +)]
-        let table = try trained(tableKey, start == .zero ? Tensor.zeros(shape) : Tensor.normal(shape, from: &stream))
+        let values = try start == .zero ? Tensor.zeros(shape) : seed.normal("prefix.embedding", shape)
+        let table = try trained(tableKey, values)
         return widths.enumerated().map { index, width in
             { try table.narrowed(1, start: index * width, length: width) }
         }
@@ -122,15 +120,13 @@ public struct PrefixTuning: Method {
         func linear(_ name: String, _ sizes: (out: Int, in: Int), zero: Bool = false) throws -> (Tensor, Tensor) {
             let bound = zero ? 0 : 1 / Double(sizes.in).squareRoot()
             func part(_ kind: String, _ shape: [Int]) throws -> Tensor {
-                var stream = seed.stream("prefix.\(name).\(kind)")
-                let values = try zero ? Tensor.zeros(shape) : Tensor.uniform(shape, in: -bound..<bound, from: &stream)
+                let values = try seed.uniform("prefix.\(name).\(kind)", shape, within: bound)
                 return try trained("base_model.prompt_encoder.\(name).\(kind)", values)
             }
             return (try part("weight", [sizes.out, sizes.in]), try part("bias", [sizes.out]))
         }
-        var stream = seed.stream("prefix.embedding")
         let tokens = try trained(
-            "base_model.prompt_encoder.embedding.weight", Tensor.normal([virtualTokens, width], from: &stream))
+            "base_model.prompt_encoder.embedding.weight", seed.normal("prefix.embedding", [virtualTokens, width]))
         let lower = try linear("transform.0", (inner, width))
         return try points.attentionStates.map { state in
             let upper = try linear("transform.2.\(state.layer)", (2 * width, inner), zero: start == .zero)

@@ -47,11 +47,7 @@ public struct S2FT: Method {
     }
 
     /// The method with the seed of its units written down.
-    public func resolved(seed: Seed) -> S2FT {
-        var method = self
-        method.randomSeed = randomSeed ?? Int(truncatingIfNeeded: seed.value)
-        return method
-    }
+    public func resolved(seed: Seed) -> S2FT { writing(seed, in: \.randomSeed) }
 
     /// The values of the chosen units' blocks.
     ///
@@ -69,7 +65,7 @@ public struct S2FT: Method {
     ///
     /// - Throws: `PEFTError` when the ratios choose nothing; `TorchError` when memory is short.
     public func attach(to points: AttachPoints, seed: Seed) throws -> Attachment {
-        let seed = randomSeed.map { Seed(UInt64(bitPattern: Int64($0))) } ?? seed
+        let seed = seed.replaced(by: randomSeed)
         var attachment = Attachment(trainables: [], updates: [])
         for (role, ratio) in ratios {
             let structures = points.linears(role).map(Structure.init)
@@ -116,8 +112,6 @@ private struct Structure {
     /// The size of the other side.
     var depth: Int { isInput ? layer.outFeatures : layer.inFeatures }
 
-    init(_ layer: Linear) { self.layer = layer }
-
     /// Trains drawn units, or those of the folder that is being loaded.
     func train(_ units: [Int], in attachment: inout Attachment, at points: AttachPoints) throws {
         let name = adapterKey(layer.path, "s2ft_indices")
@@ -126,15 +120,14 @@ private struct Structure {
         }
         let count = indices.count
         guard count > 0 else { return }
-        let block = try Trainable(
-            adapterKey(layer.path, "s2ft_block"), Tensor.zeros(isInput ? [depth, count] : [count, depth]),
-            device: points.device)
-        attachment.trainables.append(block)
+        let block = try attachment.train(
+            adapterKey(layer.path, "s2ft_block"), from: Tensor.zeros(isInput ? [depth, count] : [count, depth]),
+            on: points.device)
         attachment.indices[name] = indices
         let update: any WeightUpdate =
             isInput
-            ? ColumnUpdate(values: block.tensor, columns: indices, inFeatures: layer.inFeatures)
-            : RowUpdate(values: block.tensor, rows: indices, outFeatures: layer.outFeatures)
+            ? ColumnUpdate(values: block, columns: indices, inFeatures: layer.inFeatures)
+            : RowUpdate(values: block, rows: indices, outFeatures: layer.outFeatures)
         attachment.updates.append((layer, update))
     }
 }
