@@ -6,7 +6,8 @@ import Testing
 /// Help, versions and wrong command lines, which need no engine.
 @Suite struct HelpTests {
     static let verbs = [
-        "train", "eval", "merge", "combine", "compress", "generate", "chat", "tokenize", "inspect", "methods", "doctor",
+        "train", "eval", "compare", "merge", "combine", "compress", "generate", "chat", "tokenize", "data", "inspect",
+        "methods", "doctor",
     ]
 
     @Test(arguments: [[]] + verbs.map { [$0] })

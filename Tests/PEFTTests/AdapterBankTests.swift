@@ -221,7 +221,7 @@ import Torch
         let bank = AdapterBank(on: backbone)
         let plain = try backbone.logits(ids)
         // Made while the model is free: the bank takes its places.
-        let adapters = try ["a", "b"].enumerated().map { seed, name in
+        for (seed, name) in ["a", "b"].enumerated() {
             let own = try model.backbone()
             let adapter = try method.adapter(on: own)
             try adapter.randomise(seed: UInt64(seed + 1))
