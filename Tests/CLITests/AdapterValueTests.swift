@@ -91,6 +91,59 @@ import Testing
         }
     }
 
+    /// An adapter that tells texts apart keeps its head and the names of its labels.
+    @Test func classifiersStayClassifiers() async throws {
+        try await withTemporaryFolder { folder in
+            let model = try await Fixtures.model()
+            func trained(_ name: String, _ labels: [String], seed: String) async throws -> String {
+                let lines = (0..<12).map { index -> String in
+                    let text = JSON.string("The fox number \(index) is \(["red", "green", "blue"][index % 3])")
+                    return (["text": text, "label": .string(labels[index % labels.count])] as JSON).compact
+                }
+                let rows = try folder.write(lines.joined(separator: "\n") + "\n", to: name + ".jsonl")
+                let run = try await graft(
+                    Fixtures.quickRun(model: model, rows: rows, output: folder(name))
+                        + ["--objective", "classification", "--seed", seed])
+                #expect(run.status == 0, "\(run.errors)")
+                return rows
+            }
+            let rows = try await trained("one", ["no", "perhaps", "yes"], seed: "1")
+            _ = try await trained("two", ["no", "perhaps", "yes"], seed: "2")
+            _ = try await trained("other", ["no", "yes"], seed: "1")
+            func loss(_ adapter: String) async throws -> Double {
+                let options = [
+                    "eval", "--model", model, "--adapter", folder(adapter), "--data", rows, "--dtype", "float32",
+                    "--threads", "1", "--json",
+                ]
+                let result = try await graft(options).json()
+                #expect(result["accuracy"]?.double != nil && result["examples"] == 12)
+                return try #require(result["loss"]?.double)
+            }
+            func make(_ options: String...) async throws {
+                let result = try await graft(options)
+                #expect(result.status == 0, "\(result.errors)")
+            }
+            try await make(
+                "compress", folder("one"), "--density", "0.3", "--alpha", "2", "--output", folder("small"))
+            try await make("compress", folder("small"), "--decompress", "--output", folder("again"))
+            try await make("combine", folder("one"), "--method", "cat", "--output", folder("same"))
+            try await make(
+                "combine", folder("one"), folder("two"), "--method", "ties", "--density", "0.5", "--output",
+                folder("both"))
+            let labels = try JSON.read(path: folder("one/adapter/labels.json"))
+            for name in ["small", "again", "same", "both"] {
+                #expect(try JSON.read(path: folder(name + "/labels.json")) == labels)
+                let settings = try JSON.read(path: folder(name + "/adapter_config.json"))
+                #expect(settings["task_type"] == "SEQ_CLS" && settings["modules_to_save"] == ["score"])
+            }
+            #expect(try await loss("small") == loss("again"))
+            #expect(abs(try await loss("same") - loss("one")) < 1e-5)
+            _ = try await loss("both")
+            try await graft("combine", folder("one"), folder("other"), "--output", folder("x"))
+                .expectFailure(2, "no, perhaps, yes", "the same labels")
+        }
+    }
+
     @Test func rowsAreAnsweredWithTheirAdapters() async throws {
         try await withTemporaryFolder { folder in
             let (model, names) = try await adapters(folder)

@@ -62,7 +62,7 @@ public struct AdapterCompression {
                 value: TernaryFile.Entry(shape: shape, start: norm == nil ? .zero : .own, startNorm: norm ?? 0))
         }
         var size = (codes: 0, file: 0)
-        try AdapterFolder.write(source.configuration, for: nil, to: output) { temporary in
+        try AdapterFolder.write(source.configuration, labels: source.labels, to: output) { temporary in
             size = try TernaryFile.write(
                 to: joined(temporary, StoredTensors.ternaryName), tensors: entries, vector: ternary, density: density,
                 alpha: Float(alpha))
@@ -79,7 +79,7 @@ public struct AdapterCompression {
         _ folder: String, to output: String, backbone: () throws -> any Backbone
     ) throws {
         let source = try AdapterSource(folder, backbone: backbone)
-        try AdapterFolder.write(source.configuration, source.tensors, to: output)
+        try AdapterFolder.write(source.configuration, source.tensors, labels: source.labels, to: output)
     }
 }
 
@@ -88,6 +88,8 @@ private struct AdapterSource {
     let configuration: AdapterConfiguration
     let tensors: KeyedList<Tensor>
     let starts: KeyedList<Tensor>
+    /// What an adapter that tells texts apart calls its labels; nil for one that writes.
+    let labels: [String]?
     /// Bytes of the file of tensors.
     let bytes: Int
 
@@ -103,6 +105,7 @@ private struct AdapterSource {
                 "\(folder): \"\(name)\" holds positions; signs and a scale cannot stand for them, so adapters of this "
                     + "type are not compressed")
         }
+        labels = try SequenceClassifier.labels(ofAdapter: folder)
         let names = try stored.shapes().keys
         guard names.contains(where: { name in !Self.zeroStarts.contains { name.hasSuffix($0) } }) else {
             configuration = try AdapterConfigurationFile.read(folder: folder)
@@ -112,22 +115,24 @@ private struct AdapterSource {
             self.tensors = tensors
             return
         }
-        let backbone = try backbone()
-        let adapter = try Adapter.load(from: folder, onto: backbone)
-        defer { adapter.detach() }
+        let model = try backbone()
+        let adapter = try Adapter.load(
+            from: folder, onto: SequenceClassifier.backbone(ofAdapter: folder, over: model))
         configuration = adapter.configuration
         var tensors = KeyedList<Tensor>()
         for trainable in adapter.trainables { tensors.appendIfNew(key: trainable.name, value: trainable.tensor) }
         self.tensors = tensors
         adapter.detach()
-        starts = try Self.starts(of: configuration, on: backbone)
+        starts = try Self.starts(of: configuration, labels: labels, on: model)
     }
 
     /// The tensors that start alike whatever the seed, but for zeros, as the adapter is made when its folder is loaded.
     private static func starts(
-        of configuration: AdapterConfiguration, on backbone: any Backbone
+        of configuration: AdapterConfiguration, labels: [String]?, on model: any Backbone
     ) throws -> KeyedList<Tensor> {
         func made(_ seed: UInt64) throws -> [Trainable] {
+            let backbone =
+                try labels.map { try SequenceClassifier(model, labels: $0, seed: Seed(seed)) as any Backbone } ?? model
             let adapter = try Adapter(configuration, on: backbone, seed: Seed(seed))
             adapter.detach()
             return adapter.trainables

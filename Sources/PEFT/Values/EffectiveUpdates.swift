@@ -32,26 +32,35 @@ struct EffectiveUpdates {
     let configuration: AdapterConfiguration
     /// Whether the adapter is LoRA without anything else, so that its factors are all there is.
     let isPlainLoRA: Bool
+    /// What an adapter that tells texts apart calls its labels; nil for one that writes.
+    let labels: [String]?
+    /// The head of such an adapter, `[labels, hidden]`.
+    private(set) var head: Tensor?
     /// By the path of the layer.
     private(set) var updates = KeyedList<Update>()
 
     /// Reads a folder; the model is asked for unless the adapter is plain LoRA.
     ///
-    /// - Throws: `PEFTError` when the adapter does anything that is no update of a linear layer's weight.
+    /// - Throws: `PEFTError` when the adapter does anything that is no update of a linear layer's weight, but for the
+    ///   head of one that tells texts apart.
     init(_ folder: String, backbone: () throws -> any Backbone) throws {
         self.folder = folder
         try AdapterFolder.requireFolder(folder)
         let configuration = try AdapterConfigurationFile.read(folder: folder)
         let stored = try StoredTensors(folder: folder)
-        if let method = configuration.method as? LoRA, !method.useDoRA, case let names = try stored.shapes().keys,
+        let labels = try SequenceClassifier.labels(ofAdapter: folder)
+        self.labels = labels
+        if let method = configuration.method as? LoRA, !method.useDoRA,
+            case let names = try stored.shapes().keys.filter({ labels == nil || $0 != SequenceClassifier.headKey }),
             names.allSatisfy({ $0.hasSuffix(Self.down) || $0.hasSuffix(Self.up) })
         {
-            _ = try stored.shapes()
             (self.configuration, isPlainLoRA) = (configuration, true)
+            if labels != nil { head = try stored.tensor(SequenceClassifier.headKey, start: nil) }
             try readFactors(method, stored, names)
         } else {
             isPlainLoRA = false
-            let adapter = try Adapter.load(from: folder, onto: backbone())
+            let adapter = try Adapter.load(
+                from: folder, onto: SequenceClassifier.backbone(ofAdapter: folder, over: backbone()))
             defer { adapter.detach() }
             self.configuration = adapter.configuration
             try compute(adapter)
@@ -86,7 +95,9 @@ struct EffectiveUpdates {
     }
 
     private mutating func compute(_ adapter: Adapter) throws {
-        if let copy = adapter.copies.first {
+        let classifier = adapter.backbone as? SequenceClassifier
+        head = try adapter.copies.first { $0.parameter === classifier?.head.weight }?.tensor.detached()
+        if let copy = adapter.copies.first(where: { $0.parameter !== classifier?.head.weight }) {
             throw PEFTError(
                 "\(folder): \(copy.parameter.path) is trained whole and not as an update; adapters with modules_to_save "
                     + "or bias cannot be combined")
