@@ -108,7 +108,7 @@ extension Adapter {
                 backbone.configuration, in: configuration.remaining)
             // Room for the comparison that names what is missing, but not for what no such file can hold.
             adapter = try Adapter(
-                configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored.count + 1e7,
+                configuration, on: backbone, seed: stored.seed ?? Seed(0), mostValues: 4 * stored.count + 1e7,
                 folder: StoredFolder(tensor: stored.tensorIfThere, pretrained: pretrained))
         } catch let error as PEFTError {
             throw PEFTError("\(folder): \(error)")
@@ -132,7 +132,18 @@ extension Adapter {
         for (name, tensor) in indices { expected.appendIfNew(key: name, value: tensor) }
         try TensorAgreement(found: shapes, expected: expected).require(
             in: stored.path, blocks: backbone.configuration.numHiddenLayers)
-        for (name, tensor) in expected { try tensor.overwrite(with: stored.tensor(name, start: tensor)) }
+        let head = try drawnHead(stored)
+        for (name, tensor) in expected {
+            let start = name == SequenceClassifier.headKey ? head ?? tensor : tensor
+            try tensor.overwrite(with: stored.tensor(name, start: start))
+        }
+    }
+
+    /// The head that a compressed classifier's seed draws, whichever the model was made with; nil for other adapters.
+    private func drawnHead(_ stored: StoredTensors) throws -> Tensor? {
+        guard let classifier = backbone as? SequenceClassifier, let seed = stored.seed else { return nil }
+        return try SequenceClassifier(classifier.base, labels: classifier.labels, seed: seed).head.weight.values(
+            dtype: .float32)
     }
 
     /// Whether a tensor is the pretrained weight of an adapted layer, which peft saves for the output head.

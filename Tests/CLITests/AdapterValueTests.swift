@@ -55,6 +55,23 @@ import Testing
                 "--verify"
             ).json()
             #expect(try #require(merged["verify"]?["largest_logit_difference"]?.double) < 1e-3)
+            let searched = try await graft(
+                "compress", folder("one"), "--density", "0.2", "--alpha", "0.5,2,8", "--data", rows, "--output",
+                folder("best"), "--json"
+            ).json()
+            let trials = try #require(searched["trials"]?.array).map { trial in
+                (trial["alpha"]?.double, trial["loss"]?.double ?? .nan)
+            }
+            #expect(trials.map(\.0) == [0.5, 2, 8])
+            let best = try #require(trials.min { $0.1 < $1.1 })
+            #expect(searched["alpha"]?.double == best.0 && searched["seed"] == .null)
+            let found = try await graft(
+                "eval", "--model", model, "--adapter", folder("best"), "--data", rows, "--json", "--dtype", "float32"
+            ).json()["loss"]?.double
+            #expect(try abs(#require(found) - best.1) < 1e-5)
+            let unjudged = try await graft(
+                "compress", folder("one"), "--density", "0.2", "--alpha", "1,2", "--output", folder("x"))
+            #expect(unjudged.status != 0 && unjudged.errors.contains("--data"))
             try await graft("compress", folder("one"), "--density", "1.5", "--output", folder("x"))
                 .expectFailure(2, "density")
         }
@@ -123,8 +140,9 @@ import Testing
                 let result = try await graft(options)
                 #expect(result.status == 0, "\(result.errors)")
             }
-            try await make(
+            let compressed = try await graft(
                 "compress", folder("one"), "--density", "0.3", "--alpha", "2", "--output", folder("small"))
+            #expect(compressed.output.contains("drawn from the seed 1"), "\(compressed.errors)")
             try await make("compress", folder("small"), "--decompress", "--output", folder("again"))
             try await make("combine", folder("one"), "--method", "cat", "--output", folder("same"))
             try await make(

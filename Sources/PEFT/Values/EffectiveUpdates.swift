@@ -55,8 +55,9 @@ struct EffectiveUpdates {
             names.allSatisfy({ $0.hasSuffix(Self.down) || $0.hasSuffix(Self.up) })
         {
             (self.configuration, isPlainLoRA) = (configuration, true)
-            if labels != nil { head = try stored.tensor(SequenceClassifier.headKey, start: nil) }
-            try readFactors(method, stored, names)
+            let tensors = try Self.tensors(of: folder, stored, backbone: backbone)
+            head = tensors[SequenceClassifier.headKey]
+            try readFactors(method, tensors, names, of: stored)
         } else {
             isPlainLoRA = false
             let adapter = try Adapter.load(
@@ -70,7 +71,25 @@ struct EffectiveUpdates {
     private static let down = ".lora_A.weight"
     private static let up = ".lora_B.weight"
 
-    private mutating func readFactors(_ method: LoRA, _ stored: StoredTensors, _ names: [String]) throws {
+    /// The tensors of plain LoRA; the model is asked for where the file has only their changes.
+    private static func tensors(
+        of folder: String, _ stored: StoredTensors, backbone: () throws -> any Backbone
+    ) throws -> KeyedList<Tensor> {
+        var tensors = KeyedList<Tensor>()
+        guard stored.startsFromModel else {
+            for name in stored.names { tensors[name] = try stored.tensor(name, start: nil) }
+            return tensors
+        }
+        let adapter = try Adapter.load(
+            from: folder, onto: SequenceClassifier.backbone(ofAdapter: folder, over: backbone()))
+        defer { adapter.detach() }
+        for trainable in adapter.trainables { tensors[trainable.name] = try trainable.tensor.detached() }
+        return tensors
+    }
+
+    private mutating func readFactors(
+        _ method: LoRA, _ tensors: KeyedList<Tensor>, _ names: [String], of stored: StoredTensors
+    ) throws {
         let prefix = adapterKey("", "").dropLast()
         for name in names where name.hasSuffix(Self.down) {
             let base = name.dropLast(Self.down.count)
@@ -80,8 +99,11 @@ struct EffectiveUpdates {
             }
             let path = String(base.dropFirst(prefix.count))
             let (rank, scale) = try method.rankAndScale(of: path)
-            let a = try stored.tensor(name, start: nil).to(dtype: .float32)
-            let b = try stored.tensor(base + Self.up, start: nil).to(dtype: .float32)
+            guard let a = try tensors[name]?.to(dtype: .float32),
+                let b = try tensors[base + Self.up]?.to(dtype: .float32)
+            else {
+                throw PEFTError("\(stored.path): \(path) has no \(Self.up.dropFirst()) beside \(Self.down.dropFirst())")
+            }
             guard a.rank == 2, b.rank == 2, a.size(0) == rank, b.size(1) == rank else {
                 throw PEFTError(
                     "\(stored.path): \(path) has factors of shapes \(a.shape) and \(b.shape); expected the rank \(rank)"
