@@ -8,6 +8,8 @@ public struct TernaryFile: Sendable {
         case zero = 0
         /// What the adapter's settings and its base model start the tensor with, such as ones.
         case own = 1
+        /// What they and the file's seed draw for it.
+        case drawn = 2
     }
 
     /// A tensor of the file.
@@ -37,12 +39,15 @@ public struct TernaryFile: Sendable {
     public let density: Double
     /// The factor of the vector's deviation that gave the scale.
     public let alpha: Float
+    /// The seed that random starts are drawn from; nil where no tensor has one.
+    public let seed: UInt64?
     /// The place of each tensor's first value in the vector.
     private let offsets: [Int]
 
     /// The first bytes of every such file.
     static let magic = Array("GRAFTTRI".utf8)
-    static let version: UInt32 = 1
+    /// The version without a seed, and the one with.
+    static let versions: (plain: UInt32, seeded: UInt32) = (1, 2)
 
     /// Writes a file.
     ///
@@ -52,15 +57,21 @@ public struct TernaryFile: Sendable {
     ///   - vector: All their values.
     ///   - density: The share of entries that was asked for.
     ///   - alpha: The factor of the vector's deviation that gave the scale.
+    ///   - seed: The seed that random starts are drawn from; nil where no tensor has one.
     /// - Returns: The bytes of the codes, and of the file.
-    /// - Throws: ``FormatError`` when the tensors are not sorted or not the vector, or the file cannot be written.
+    /// - Throws: ``FormatError`` when the tensors are not sorted or not the vector, a start lacks its seed, or the file
+    ///   cannot be written.
     @discardableResult
     public static func write(
-        to path: String, tensors: KeyedList<Entry>, vector: TernaryVector, density: Double, alpha: Float
+        to path: String, tensors: KeyedList<Entry>, vector: TernaryVector, density: Double, alpha: Float,
+        seed: UInt64? = nil
     ) throws -> (codes: Int, file: Int) {
         let total = try offsets(of: tensors, file: path)[tensors.count]
         guard total == vector.count else {
             throw FormatError(file: path, "the tensors have \(total) values, the vector has \(vector.count)")
+        }
+        if seed == nil, let drawn = tensors.first(where: { $0.value.start == .drawn }) {
+            throw FormatError(file: path, place: .key(drawn.key), "a start that is drawn needs the seed")
         }
         let kept = vector.keptCount
         let lowBits = RiceCode.lowBits(kept: kept, of: total)
@@ -70,7 +81,7 @@ public struct TernaryFile: Sendable {
                 file: path, "\(kept) of \(total) values are too few for this format; keep at least one in a thousand")
         }
         var bytes = ByteSink(bytes: magic)
-        bytes.append(version)
+        bytes.append(seed == nil ? versions.plain : versions.seeded)
         bytes.append(UInt32(tensors.count))
         bytes.append(UInt64(total))
         bytes.append(UInt64(kept))
@@ -78,6 +89,7 @@ public struct TernaryFile: Sendable {
         bytes.append(alpha.bitPattern)
         bytes.append(density.bitPattern)
         bytes.append(UInt8(lowBits))
+        if let seed { bytes.append(seed) }
         var last: [UInt8] = []
         for (name, entry) in tensors {
             try bytes.append(name: Array(name.utf8), after: last, file: path)
@@ -99,7 +111,7 @@ public struct TernaryFile: Sendable {
     public init(path: String) throws {
         let file = try MappedFile(path: path)
         var reader = try TernaryReader(file)
-        (tensors, vector, density, alpha) = try withExtendedLifetime(file) { try reader.contents() }
+        (tensors, vector, density, alpha, seed) = try withExtendedLifetime(file) { try reader.contents() }
         self.path = path
         offsets = try Self.offsets(of: tensors, file: path)
     }

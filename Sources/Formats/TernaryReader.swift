@@ -8,8 +8,8 @@ struct TernaryReader {
         cursor = ByteCursor(try file.slice(offset: 0, count: file.count))
     }
 
-    mutating func contents() throws -> (KeyedList<TernaryFile.Entry>, TernaryVector, Double, Float) {
-        try requireWhole()
+    mutating func contents() throws -> (KeyedList<TernaryFile.Entry>, TernaryVector, Double, Float, UInt64?) {
+        let isSeeded = try requireWhole()
         let tensorCount = try cursor.integer(UInt32.self)
         let total = try cursor.integer(UInt64.self)
         let kept = try cursor.integer(UInt64.self)
@@ -24,7 +24,8 @@ struct TernaryReader {
         guard lowBits <= RiceCode.mostLowBits else {
             throw cursor.error("\(lowBits) low bits of a gap; there are at most \(RiceCode.mostLowBits)", at: 48)
         }
-        let tensors = try entries(Int(tensorCount))
+        let seed = isSeeded ? try cursor.integer(UInt64.self) : nil
+        let tensors = try entries(Int(tensorCount), isSeeded: isSeeded)
         let size = try TernaryFile.offsets(of: tensors, file: file.path)[tensors.count]
         let codes = try cursor.take(cursor.count(of: "bytes of codes", size: 1))
         guard total == UInt64(size), size <= TernaryFile.limit(codeBytes: codes.count) else {
@@ -47,25 +48,28 @@ struct TernaryReader {
                 "the checksum of 4 bytes is all that may follow the codes; \(cursor.remaining) bytes do",
                 at: cursor.position)
         }
-        return (tensors, vector, density, alpha)
+        return (tensors, vector, density, alpha, seed)
     }
 
-    /// Checks the first bytes and the checksum over all but the last four.
-    private mutating func requireWhole() throws {
+    /// Checks the first bytes and the checksum over all but the last four; says whether there is a seed.
+    private mutating func requireWhole() throws -> Bool {
         guard file.count >= 12, try cursor.take(8).elementsEqual(TernaryFile.magic) else {
             throw FormatError(file: file.path, "this is not a compressed adapter: it does not begin with GRAFTTRI")
         }
         let version = try cursor.integer(UInt32.self)
-        guard version == TernaryFile.version else {
-            throw cursor.error("version \(version) of this format is unknown; expected \(TernaryFile.version)", at: 8)
+        let known = TernaryFile.versions
+        guard version == known.plain || version == known.seeded else {
+            throw cursor.error(
+                "version \(version) of this format is unknown; expected \(known.plain) or \(known.seeded)", at: 8)
         }
         let body = try file.slice(offset: 0, count: file.count - 4)
         guard try TernaryFile.checksum(body.bytes) == file.integer(at: file.count - 4, as: UInt32.self) else {
             throw cursor.error("the checksum does not fit the bytes before it; the file is damaged", at: body.count)
         }
+        return version == known.seeded
     }
 
-    private mutating func entries(_ count: Int) throws -> KeyedList<TernaryFile.Entry> {
+    private mutating func entries(_ count: Int, isSeeded: Bool) throws -> KeyedList<TernaryFile.Entry> {
         var entries = KeyedList<TernaryFile.Entry>()
         var last: [UInt8] = []
         for _ in 0..<count {
@@ -78,20 +82,21 @@ struct TernaryReader {
             guard let text = String(validating: name, as: UTF8.self), last.lexicographicallyPrecedes(name) else {
                 throw cursor.error("expected a name in UTF-8 that follows the one before in order", at: place)
             }
-            entries.appendIfNew(key: text, value: try entry())
+            entries.appendIfNew(key: text, value: try entry(isSeeded: isSeeded))
             last = name
         }
         return entries
     }
 
-    private mutating func entry() throws -> TernaryFile.Entry {
+    private mutating func entry(isSeeded: Bool) throws -> TernaryFile.Entry {
         let place = cursor.position
         let code = try cursor.integer(UInt8.self)
-        guard let start = TernaryFile.Start(rawValue: code) else {
-            throw cursor.error("the start of a tensor is \(code); expected 0 or 1", at: place)
+        guard let start = TernaryFile.Start(rawValue: code), start != .drawn || isSeeded else {
+            throw cursor.error(
+                "the start of a tensor is \(code); expected 0 or 1\(isSeeded ? " or 2" : "")", at: place)
         }
         var norm: Float = 0
-        if start == .own { norm = Float(bitPattern: try cursor.integer(UInt32.self)) }
+        if start != .zero { norm = Float(bitPattern: try cursor.integer(UInt32.self)) }
         guard norm >= 0, norm.isFinite else {
             throw cursor.error(
                 "the norm of a start is \(norm); expected a finite number that is not negative", at: place)
@@ -125,7 +130,7 @@ struct ByteSink {
 
     mutating func append(_ entry: TernaryFile.Entry, name: String, file: String) throws {
         append(entry.start.rawValue)
-        if entry.start == .own { append(entry.startNorm.bitPattern) }
+        if entry.start != .zero { append(entry.startNorm.bitPattern) }
         guard entry.shape.count <= Int(UInt8.max), entry.shape.allSatisfy({ UInt32(exactly: $0) != nil }) else {
             throw FormatError(file: file, place: .key(name), "the shape \(entry.shape) cannot be written")
         }

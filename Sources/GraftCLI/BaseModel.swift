@@ -5,6 +5,7 @@ final class BaseModel {
     private let name: String?
     private let adapters: [String]
     private var loaded: (any Backbone)?
+    private var loadedModel: LanguageModel?
 
     /// Makes a base model of the name after `--model`, or of what the adapters' settings say.
     init(_ name: String?, adapters: [String]) {
@@ -20,6 +21,16 @@ final class BaseModel {
         let backbone = try Checkpoint(name ?? nameInSettings()).backbone(dtype: .float32)
         loaded = backbone
         return backbone
+    }
+
+    /// The same model with its tokenizer, for the verbs that measure it.
+    ///
+    /// - Throws: As ``backbone()``, and what is wrong with the tokenizer.
+    func languageModel() throws -> LanguageModel {
+        if let loadedModel { return loadedModel }
+        let model = try LanguageModel.load(name ?? nameInSettings(), dtype: .float32, device: .cpu)
+        (loadedModel, loaded) = (model, model.backbone)
+        return model
     }
 
     private func nameInSettings() throws -> String {

@@ -22,6 +22,9 @@ struct EvalCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Rows of one forward pass.", valueName: "count"))
     var batchSize = 8
 
+    @Flag(inversion: .prefixedNo, help: "Whether the rows of a forward pass lie in one sequence, each for itself.")
+    var packing = false
+
     @Option(help: ArgumentHelp("Tokens beyond this many are cut off each row.", valueName: "count"))
     var maxLength = 1024
 
@@ -47,7 +50,7 @@ struct EvalCommand: ParsableCommand {
         try requireHead(model, for: kind)
         let rows = try model.dataset([DataSource(data)], options: reading.options(maxLength: maxLength, rows: kind))
         rows.notes.forEach(Output.note)
-        let evaluation = try Evaluator(model, batchSize: batchSize).evaluate(rows)
+        let evaluation = try Evaluator(model, layout: BatchLayout(rows: batchSize, isPacked: packing)).evaluate(rows)
         let match = exactMatch ? try model.exactMatch(on: data, columns: reading.columns, batchSize: batchSize) : nil
         try json ? Output.write(document(evaluation, match)) : Output.write(text(evaluation, match))
     }

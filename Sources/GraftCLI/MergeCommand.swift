@@ -70,11 +70,7 @@ struct MergeCommand: ParsableCommand {
     /// How weights were held in training: as was said, else as the recipe says that lies with the adapter.
     private func trainedForm() throws -> WeightForm {
         if let quantization { return quantization.form(doubleQuant: doubleQuant) }
-        let folders = [adapter, joined(adapter, "..")]
-        guard let recipe = folders.map({ RunLayout($0).recipe }).first(where: { PathKind($0) == .file }) else {
-            return .plain
-        }
-        let begun = try Recipe(path: recipe)
+        guard let begun = try runRecipe(ofAdapter: adapter) else { return .plain }
         return begun.quantization.form(doubleQuant: begun.doubleQuant)
     }
 

@@ -81,6 +81,14 @@ func adapterFolder(_ path: String) -> String {
     return !isAdapter && PathKind(inRun) == .folder ? inRun : path
 }
 
+/// The recipe of the run that an adapter comes from, where it lies with the adapter.
+///
+/// - Throws: `FormatError` when it cannot be read.
+func runRecipe(ofAdapter path: String) throws -> Recipe? {
+    let files = [path, joined(path, "..")].map { RunLayout($0).recipe }
+    return try files.first { PathKind($0) == .file }.map { try Recipe(path: $0) }
+}
+
 extension Tokenizer {
     /// Loads the tokenizer of a model by its path or alias, without the model.
     ///

@@ -5,27 +5,34 @@ import Torch
 /// An adapter's folder on its way to the disk.
 enum AdapterFolder {
     /// The names of a classifier's labels by their numbers, an array; peft has no place for them.
-    static let labels = "labels.json"
+    static let labelsName = "labels.json"
 
     /// Writes the settings, and leaves the tensors to `writeTensors`, which gets the path of the unfinished folder.
     ///
     /// The folder appears whole or not at all; an old one of the name is replaced. Without a model, what the file says
-    /// of its sizes stays as it was read.
+    /// of its sizes stays as it was read. With labels the adapter is one that tells them apart.
     static func write(
-        _ configuration: AdapterConfiguration, for model: LlamaConfiguration? = nil, to folder: String,
-        _ writeTensors: (String) throws -> Void
+        _ configuration: AdapterConfiguration, for model: LlamaConfiguration? = nil, labels: [String]?,
+        to folder: String, _ writeTensors: (String) throws -> Void
     ) throws {
+        var configuration = configuration
+        if labels != nil { configuration.remaining["task_type"] = "SEQ_CLS" }
         try AtomicFolder.write(to: folder) { temporary in
             try AtomicFile.write(
                 AdapterConfigurationFile.text(of: configuration, for: model),
                 to: joined(temporary, AdapterConfigurationFile.name))
             try writeTensors(temporary)
+            guard let labels else { return }
+            let names = JSON(labels.map { .string($0) })
+            try AtomicFile.write(names.pythonText() + "\n", to: joined(temporary, labelsName))
         }
     }
 
     /// As the plain form, with `adapter_model.safetensors` in fp32.
-    static func write(_ configuration: AdapterConfiguration, _ tensors: KeyedList<Tensor>, to folder: String) throws {
-        try write(configuration, to: folder) { try writeTensors(tensors, to: $0) }
+    static func write(
+        _ configuration: AdapterConfiguration, _ tensors: KeyedList<Tensor>, labels: [String]?, to folder: String
+    ) throws {
+        try write(configuration, labels: labels, to: folder) { try writeTensors(tensors, to: $0) }
     }
 
     /// Writes `adapter_model.safetensors` into an unfinished folder, numbers in fp32.
@@ -58,14 +65,10 @@ extension Adapter {
     /// - Throws: `FormatError` when the folder cannot be written; `TorchError` when memory is short.
     public func save(to folder: String, baseModel: String? = nil) throws {
         var (configuration, tensors) = try exported()
-        let classifier = backbone as? SequenceClassifier
-        if classifier != nil { configuration.remaining["task_type"] = "SEQ_CLS" }
         if let baseModel { configuration.remaining["base_model_name_or_path"] = .string(baseModel) }
-        try AdapterFolder.write(configuration, for: backbone.configuration, to: folder) { temporary in
-            try AdapterFolder.writeTensors(tensors, to: temporary)
-            guard let classifier else { return }
-            let names = JSON(classifier.labels.map { .string($0) })
-            try AtomicFile.write(names.pythonText() + "\n", to: joined(temporary, AdapterFolder.labels))
+        let labels = (backbone as? SequenceClassifier)?.labels
+        try AdapterFolder.write(configuration, for: backbone.configuration, labels: labels, to: folder) {
+            try AdapterFolder.writeTensors(tensors, to: $0)
         }
     }
 
@@ -105,7 +108,7 @@ extension Adapter {
                 backbone.configuration, in: configuration.remaining)
             // Room for the comparison that names what is missing, but not for what no such file can hold.
             adapter = try Adapter(
-                configuration, on: backbone, seed: Seed(0), mostValues: 4 * stored.count + 1e7,
+                configuration, on: backbone, seed: stored.seed ?? Seed(0), mostValues: 4 * stored.count + 1e7,
                 folder: StoredFolder(tensor: stored.tensorIfThere, pretrained: pretrained))
         } catch let error as PEFTError {
             throw PEFTError("\(folder): \(error)")
@@ -129,7 +132,18 @@ extension Adapter {
         for (name, tensor) in indices { expected.appendIfNew(key: name, value: tensor) }
         try TensorAgreement(found: shapes, expected: expected).require(
             in: stored.path, blocks: backbone.configuration.numHiddenLayers)
-        for (name, tensor) in expected { try tensor.overwrite(with: stored.tensor(name, start: tensor)) }
+        let head = try drawnHead(stored)
+        for (name, tensor) in expected {
+            let start = name == SequenceClassifier.headKey ? head ?? tensor : tensor
+            try tensor.overwrite(with: stored.tensor(name, start: start))
+        }
+    }
+
+    /// The head that a compressed classifier's seed draws, whichever the model was made with; nil for other adapters.
+    private func drawnHead(_ stored: StoredTensors) throws -> Tensor? {
+        guard let classifier = backbone as? SequenceClassifier, let seed = stored.seed else { return nil }
+        return try SequenceClassifier(classifier.base, labels: classifier.labels, seed: seed).head.weight.values(
+            dtype: .float32)
     }
 
     /// Whether a tensor is the pretrained weight of an adapted layer, which peft saves for the output head.
@@ -200,6 +214,17 @@ extension AdapterConfiguration {
 }
 
 extension SequenceClassifier {
+    /// The key of the head in an adapter's folder.
+    static let headKey = adapterKey("score", "weight")
+
+    /// What an adapter's folder is loaded onto: a language model, with a head where the adapter tells texts apart.
+    ///
+    /// - Throws: As ``labels(ofAdapter:)``; `TorchError` when memory is short.
+    static func backbone(ofAdapter folder: String, over model: any Backbone) throws -> any Backbone {
+        guard let labels = try labels(ofAdapter: folder) else { return model }
+        return try SequenceClassifier(model, labels: labels, seed: Seed(0))
+    }
+
     /// The names of the labels that an adapter folder tells apart: those that are written down there, else numbers; nil
     /// for adapters of models that write.
     ///
@@ -207,10 +232,10 @@ extension SequenceClassifier {
     public static func labels(ofAdapter folder: String) throws -> [String]? {
         guard try AdapterConfigurationFile.read(folder: folder).isClassifier else { return nil }
         let stored = try StoredTensors(folder: folder)
-        guard let rows = try stored.shapes()[adapterKey("score", "weight")]?.first, rows > 0 else {
-            throw PEFTError("\(stored.path): the head \(adapterKey("score", "weight")) is missing")
+        guard let rows = try stored.shapes(wholeNumbers: Set(stored.names))[headKey]?.first, rows > 0 else {
+            throw PEFTError("\(stored.path): the head \(headKey) is missing")
         }
-        let written = joined(folder, AdapterFolder.labels)
+        let written = joined(folder, AdapterFolder.labelsName)
         guard PathKind(written) == .file else { return (0..<rows).map { "\($0)" } }
         let names = try JSON.read(path: written).array?.compactMap(\.string) ?? []
         guard names.count == rows, Set(names).count == rows else {

@@ -55,6 +55,23 @@ import Testing
                 "--verify"
             ).json()
             #expect(try #require(merged["verify"]?["largest_logit_difference"]?.double) < 1e-3)
+            let searched = try await graft(
+                "compress", folder("one"), "--density", "0.2", "--alpha", "0.5,2,8", "--data", rows, "--output",
+                folder("best"), "--json"
+            ).json()
+            let trials = try #require(searched["trials"]?.array).map { trial in
+                (trial["alpha"]?.double, trial["loss"]?.double ?? .nan)
+            }
+            #expect(trials.map(\.0) == [0.5, 2, 8])
+            let best = try #require(trials.min { $0.1 < $1.1 })
+            #expect(searched["alpha"]?.double == best.0 && searched["seed"] == .null)
+            let found = try await graft(
+                "eval", "--model", model, "--adapter", folder("best"), "--data", rows, "--json", "--dtype", "float32"
+            ).json()["loss"]?.double
+            #expect(try abs(#require(found) - best.1) < 1e-5)
+            let unjudged = try await graft(
+                "compress", folder("one"), "--density", "0.2", "--alpha", "1,2", "--output", folder("x"))
+            #expect(unjudged.status != 0 && unjudged.errors.contains("--data"))
             try await graft("compress", folder("one"), "--density", "1.5", "--output", folder("x"))
                 .expectFailure(2, "density")
         }
@@ -88,6 +105,60 @@ import Testing
             try await graft(
                 "combine", folder("one"), folder("two"), "--method", "linear", "--output", folder("y")
             ).expectFailure(2, "ranks [4, 2]")
+        }
+    }
+
+    /// An adapter that tells texts apart keeps its head and the names of its labels.
+    @Test func classifiersStayClassifiers() async throws {
+        try await withTemporaryFolder { folder in
+            let model = try await Fixtures.model()
+            func trained(_ name: String, _ labels: [String], seed: String) async throws -> String {
+                let lines = (0..<12).map { index -> String in
+                    let text = JSON.string("The fox number \(index) is \(["red", "green", "blue"][index % 3])")
+                    return (["text": text, "label": .string(labels[index % labels.count])] as JSON).compact
+                }
+                let rows = try folder.write(lines.joined(separator: "\n") + "\n", to: name + ".jsonl")
+                let run = try await graft(
+                    Fixtures.quickRun(model: model, rows: rows, output: folder(name))
+                        + ["--objective", "classification", "--seed", seed])
+                #expect(run.status == 0, "\(run.errors)")
+                return rows
+            }
+            let rows = try await trained("one", ["no", "perhaps", "yes"], seed: "1")
+            _ = try await trained("two", ["no", "perhaps", "yes"], seed: "2")
+            _ = try await trained("other", ["no", "yes"], seed: "1")
+            func loss(_ adapter: String) async throws -> Double {
+                let options = [
+                    "eval", "--model", model, "--adapter", folder(adapter), "--data", rows, "--dtype", "float32",
+                    "--threads", "1", "--json",
+                ]
+                let result = try await graft(options).json()
+                #expect(result["accuracy"]?.double != nil && result["examples"] == 12)
+                return try #require(result["loss"]?.double)
+            }
+            func make(_ options: String...) async throws {
+                let result = try await graft(options)
+                #expect(result.status == 0, "\(result.errors)")
+            }
+            let compressed = try await graft(
+                "compress", folder("one"), "--density", "0.3", "--alpha", "2", "--output", folder("small"))
+            #expect(compressed.output.contains("drawn from the seed 1"), "\(compressed.errors)")
+            try await make("compress", folder("small"), "--decompress", "--output", folder("again"))
+            try await make("combine", folder("one"), "--method", "cat", "--output", folder("same"))
+            try await make(
+                "combine", folder("one"), folder("two"), "--method", "ties", "--density", "0.5", "--output",
+                folder("both"))
+            let labels = try JSON.read(path: folder("one/adapter/labels.json"))
+            for name in ["small", "again", "same", "both"] {
+                #expect(try JSON.read(path: folder(name + "/labels.json")) == labels)
+                let settings = try JSON.read(path: folder(name + "/adapter_config.json"))
+                #expect(settings["task_type"] == "SEQ_CLS" && settings["modules_to_save"] == ["score"])
+            }
+            #expect(try await loss("small") == loss("again"))
+            #expect(abs(try await loss("same") - loss("one")) < 1e-5)
+            _ = try await loss("both")
+            try await graft("combine", folder("one"), folder("other"), "--output", folder("x"))
+                .expectFailure(2, "no, perhaps, yes", "the same labels")
         }
     }
 

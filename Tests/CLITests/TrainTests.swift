@@ -179,6 +179,31 @@ import Testing
         }
     }
 
+    /// Rows in one sequence come to what they come to side by side.
+    @Test func packedEvaluationEqualsThePlainOne() async throws {
+        let model = try await Fixtures.model()
+        try await withTemporaryFolder { folder in
+            let lines = (0..<11).map { index -> String in
+                let prompt = String(repeating: "The fox \(index) ", count: 1 + 5 * index % 7)
+                return (["prompt": .string(prompt), "completion": .string(" is \(index * index)")] as JSON).compact
+            }
+            let rows = try folder.write(lines.joined(separator: "\n") + "\n", to: "rows.jsonl")
+            func evaluated(_ option: String) async throws -> JSON {
+                try await graft(
+                    "eval", "--model", model, "--data", rows, "--batch-size", "4", option, "--per-example", "--json",
+                    "--dtype", "float32", "--threads", "1"
+                ).json()
+            }
+            let (packed, plain) = (try await evaluated("--packing"), try await evaluated("--no-packing"))
+            #expect(packed["tokens"] == plain["tokens"] && packed["examples"] == 11)
+            func losses(_ json: JSON) -> [Double] {
+                (json["per_example"]?.array ?? []).compactMap { $0["loss"]?.double } + [json["loss"]?.double ?? .nan]
+            }
+            #expect(losses(packed).count == 12)
+            for (a, b) in zip(losses(packed), losses(plain)) { #expect(abs(a - b) < 4e-6 * b, "\(a) \(b)") }
+        }
+    }
+
     @Test func exactMatchCountsRepeatedAnswers() async throws {
         try await withTemporaryFolder { folder in
             let rows: [JSON] = [

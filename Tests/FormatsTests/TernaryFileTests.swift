@@ -85,6 +85,17 @@ import Testing
             #expect(throws: FormatError.self) {
                 try part.withUnsafeMutableBufferPointer { try file.write("a.b", to: $0) }
             }
+            // What a seed draws is a start of its own kind, and there is none without the seed.
+            var drawn = tensors
+            drawn["é"] = TernaryFile.Entry(shape: [4], start: .drawn, startNorm: 0.5)
+            try TernaryFile.write(
+                to: folder("s"), tensors: drawn, vector: vector, density: 0.25, alpha: 3, seed: .max)
+            let seeded = try TernaryFile(path: folder("s"))
+            #expect(seeded.seed == .max && seeded.tensors.values == drawn.values && seeded.vector == vector)
+            #expect(file.seed == nil)
+            #expect(throws: FormatError.self) {
+                try TernaryFile.write(to: folder("x"), tensors: drawn, vector: vector, density: 0.25, alpha: 3)
+            }
             let unsorted: KeyedList<TernaryFile.Entry> = [
                 "b": TernaryFile.Entry(shape: [10]), "a": TernaryFile.Entry(shape: [20]),
             ]

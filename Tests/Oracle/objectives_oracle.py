@@ -91,7 +91,7 @@ def step(folder, adapter, rows, objective, settings, output, score=None):
         tokens = sum(sum(s[1:]) for row in rows for _, s in row["sequences"])
         chosen_tokens = sum(sum(row["sequences"][0][1][1:]) for row in rows)
         sequences = sum(len(row["sequences"]) for row in rows)
-        density, tuned_classes, fixed_classes = [], [], []
+        density, counted, tuned_classes, fixed_classes = [], [], [], []
         rewards = []
         for row in rows:
             results = []
@@ -102,6 +102,7 @@ def step(folder, adapter, rows, objective, settings, output, score=None):
                 results.append((_log_probability(logits, ids, supervised), _log_probability(fixed, ids, supervised)[0]))
                 eps = get("density_eps", 1e-7)
                 density.append(torch.stack([(a**2 / (a**2 + eps)).mean() for a in activations]).mean())
+                counted.append(np.mean([(a != 0).double().mean().item() for a in activations]))
                 if objective == "sft":
                     places = [p - 1 for p in range(1, len(ids)) if supervised[p]]
                     z, zp = logits[places], fixed[places]
@@ -141,7 +142,10 @@ def step(folder, adapter, rows, objective, settings, output, score=None):
                 total = total + get("svd_weight", 0) * _singular(z, get("svd_k", 3))
         total.backward()
     store(output, {name: leaf.grad for name, leaf in dense.leaves.items()})
-    return {"loss": total.item(), "rewards": rewards, "density": float(torch.stack(density).mean())}
+    return {
+        "loss": total.item(), "rewards": rewards, "density": float(torch.stack(density).mean()),
+        "nonzero": float(np.mean(counted)),
+    }
 
 
 def _classifier(folder, labels):

@@ -143,6 +143,85 @@ import Torch
         }
     }
 
+    /// With its seed an adapter comes back as what it was begun with and signs; another seed's start is not taken.
+    @Test(arguments: MethodCase.all) func startsFromWhatItsSeedDraws(method: MethodCase) throws {
+        let backbone = try SmallModel().backbone()
+        try withTemporaryFolder { folder in
+            let trained = try method.adapter(on: backbone, seed: 7)
+            var begun = KeyedList<Tensor>()
+            for trainable in trained.trainables { begun[trainable.name] = try trainable.tensor.detached().cloned() }
+            try trained.randomise(seed: 4, by: 0.01)
+            try trained.save(to: folder("plain"))
+            trained.detach()
+            let plain = try SafetensorsFile(path: folder("plain/adapter_model.safetensors"))
+            guard !plain.tensors.contains(where: { $0.value.type.dtype == .int64 }) else { return }
+            func compressed(_ seed: UInt64) throws -> AdapterCompression.Report {
+                try AdapterCompression(density: 0.2, alpha: 2, seed: Seed(seed)).compress(
+                    folder("plain"), to: folder("small")
+                ) { backbone }
+            }
+            let other = try compressed(8)
+            let report = try compressed(7)
+            // Of few numbers another seed's may be nearer than zero by chance.
+            #expect(other.drawn < max(report.drawn, 1))
+            let file = try TernaryFile(path: folder("small/adapter_model.ternary"))
+            #expect(file.seed == report.seed?.value && report.tensors == file.tensors.count)
+            #expect(report.seed == (report.drawn > 0 ? Seed(7) : nil))
+            if ["lora", "dora", "melora", "capaboost-lora", "houlsby"].contains(method.name) {
+                #expect(report.drawn > 0)
+            }
+            let loaded = try Adapter.load(from: folder("small"), onto: backbone)
+            let values = loaded.state
+            loaded.detach()
+            for (name, entry) in file.tensors where entry.start == .drawn {
+                let start = try #require(begun[name], "\(name)")
+                let change = try (#require(values[name]).detached() - start).values(as: Float.self)
+                #expect(
+                    change.allSatisfy { value in
+                        [0, report.scale, -report.scale].contains { abs(Double(value) - $0) < 1e-6 }
+                    }, "\(name)")
+            }
+            try AdapterCompression.decompress(folder("small"), to: folder("again")) { backbone }
+            let again = try Adapter.load(from: folder("again"), onto: backbone)
+            for (key, tensor) in values { #expect(try #require(again.state[key]).isIdentical(to: tensor), "\(key)") }
+            again.detach()
+        }
+    }
+
+    /// The head of a classifier is drawn from the file's seed, whatever head the model was made with.
+    @Test func aClassifiersHeadStartsFromItsSeed() throws {
+        let model = try SmallModel().backbone()
+        func classifier(_ seed: UInt64) throws -> SequenceClassifier {
+            try SequenceClassifier(model, labels: ["no", "yes"], seed: Seed(seed))
+        }
+        try withTemporaryFolder { folder in
+            let trained = try adapter("lora", on: classifier(7), seed: 7)
+            let start = try trained.tensor("score.weight").detached().cloned()
+            try trained.randomise(seed: 4, by: 0.01)
+            try trained.save(to: folder("plain"))
+            trained.detach()
+            let report = try AdapterCompression(density: 0.5, seed: Seed(7)).compress(
+                folder("plain"), to: folder("small")
+            ) { model }
+            #expect(try folder.contents(of: "small").contains("labels.json"))
+            let loaded = try Adapter.load(from: folder("small"), onto: classifier(1))
+            let change = try (loaded.tensor("score.weight").detached() - start).values(as: Float.self)
+            loaded.detach()
+            #expect(
+                change.allSatisfy { value in
+                    [0, report.scale, -report.scale].contains { abs(Double(value) - $0) < 1e-6 }
+                })
+            // What combines adapters finds the same values.
+            _ = try AdapterCombination(.cat).combine([folder("small")], to: folder("same")) { model }
+            let same = try Adapter.load(from: folder("same"), onto: classifier(1))
+            #expect(try same.tensor("score.weight").isIdentical(to: loaded.tensor("score.weight")))
+            for (a, b) in try zip(same.lowRankUpdates(), loaded.lowRankUpdates()) {
+                #expect(try relativeGap(a.update.dense().detached(), b.update.dense().detached()) < 1e-6)
+            }
+            same.detach()
+        }
+    }
+
     @Test func wholeModulesAndBiasesStartFromTheBaseModel() throws {
         let backbone = try SmallModel().backbone()
         let ids = try SmallModel().tokens()

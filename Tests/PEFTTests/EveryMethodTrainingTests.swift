@@ -121,14 +121,13 @@ import Torch
         }
     }
 
-    /// Over blocks of four bits a method computes what it does over the values that they stand for.
-    @Test(arguments: MethodCase.all) func trainsOverBlocksOfFourBits(method: MethodCase) async throws {
-        let checkpoint = try Checkpoint(await PackedModels.shared.path())
-        let (packed, plain) = (
-            try checkpoint.backbone(dtype: .float32, form: .blocks), try checkpoint.backbone(dtype: .float32)
-        )
-        #expect(packed.linears.contains { $0.weight.packed != nil })
-        let ids = try tokenTensor(exampleTokens)
+    /// Over quantised weights a method computes what it does over the values that they stand for.
+    @Test(arguments: MethodCase.all, QuantisedBase.allCases)
+    func trainsOverQuantisedWeights(method: MethodCase, base: QuantisedBase) async throws {
+        let (packed, plain, ids) = try await base.models()
+        #expect(packed.heldWeights == base.rawValue)
+        #expect(packed.linears.dropLast().allSatisfy { $0.weight.packed != nil })
+        #expect(plain.parameters.allSatisfy { $0.packed == nil })
         let adapters = [try method.adapter(on: packed), try method.adapter(on: plain)]
         for (a, b) in zip(adapters[0].trainables, adapters[1].trainables) {
             #expect(a.name == b.name && a.tensor.shape == b.tensor.shape)

@@ -7,30 +7,6 @@ import TestSupport
 import Testing
 import Torch
 
-/// The values of another model's parameters, unpacked.
-private struct UnpackedWeights: WeightSource {
-    let tensors: [String: Tensor]
-
-    init(_ backbone: any Backbone) throws {
-        var tensors: [String: Tensor] = [:]
-        for parameter in backbone.parameters
-        where !(backbone.configuration.tieWordEmbeddings && parameter === backbone.head.weight) {
-            tensors[parameter.path] = try parameter.values(dtype: .float32)
-        }
-        self.tensors = tensors
-    }
-
-    var path: String { "unpacked" }
-    var names: [String] { tensors.keys.sorted() }
-    func shape(of name: String) -> [Int]? { tensors[name]?.shape }
-    func tensor(_ name: String, dtype: DType) throws -> Tensor { try #require(tensors[name]).to(dtype: dtype) }
-}
-
-/// The same model in plain numbers.
-private func dense(_ backbone: any Backbone) throws -> Llama {
-    try Llama(backbone.configuration, weights: LlamaWeights(UnpackedWeights(backbone), dtype: backbone.dtype))
-}
-
 /// A storage that counts the values that are asked of it.
 private final class CountingStorage: PackedStorage {
     let whole: any PackedStorage
@@ -90,16 +66,16 @@ private final class CountingStorage: PackedStorage {
     /// Every method trains over quantised weights as over the same weights in plain numbers, by the same code.
     @Test(arguments: methods, forms) func trainsAsOverTheUnpackedModel(name: String, form: WeightForm) throws {
         let packed = try model.backbone(form: form)
-        try requireEqual(name, [:], packed, dense(packed), model.tokens())
+        try requireEqual(name, [:], packed, unpacked(packed), model.tokens())
     }
 
     /// Biases that are trained beside leave the weights packed; dropout and all layers do not matter either.
     @Test(arguments: forms) func trainsBiasesAndAllLayers(form: WeightForm) throws {
         let packed = try model.backbone(form: form)
         let settings: KeyedList<JSON> = ["bias": "all", "target_modules": "all-linear", "modules_to_save": ["norm"]]
-        try requireEqual("lora", settings, packed, dense(packed), model.tokens())
+        try requireEqual("lora", settings, packed, unpacked(packed), model.tokens())
         try requireEqual(
-            "dora", ["bias": "lora_only", "target_modules": "all-linear"], model.backbone(form: form), dense(packed),
+            "dora", ["bias": "lora_only", "target_modules": "all-linear"], model.backbone(form: form), unpacked(packed),
             model.tokens())
     }
 
@@ -128,7 +104,7 @@ private final class CountingStorage: PackedStorage {
     /// In bf16 products take the same rounded values.
     @Test(arguments: forms) func computesInHalfPrecision(form: WeightForm) throws {
         let packed = try model.backbone(dtype: .bfloat16, form: form)
-        let plain = try dense(packed)
+        let plain = try unpacked(packed)
         let ids = try model.tokens()
         let (mine, expected) = (try trained("lora", on: packed, ids), try trained("lora", on: plain, ids))
         #expect(mine.start.dtype == .bfloat16)

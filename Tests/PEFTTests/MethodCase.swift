@@ -127,6 +127,59 @@ extension Backbone {
     }
 }
 
+/// The ways of holding frozen weights in fewer bits that a method may be trained over; named as a model says it.
+enum QuantisedBase: String, CaseIterable, Sendable, CustomTestStringConvertible {
+    /// The four-bit blocks of a GGUF file.
+    case blocks
+    /// 4-bit NormalFloat with quantised scales.
+    case nf4
+    /// 8-bit integers.
+    case int8
+
+    var testDescription: String { rawValue }
+
+    /// A tiny model held so, one of the values that its weights stand for, and rows of tokens for both.
+    func models() async throws -> (packed: any Backbone, plain: any Backbone, ids: Tensor) {
+        let form: WeightForm
+        switch self {
+        case .blocks:
+            let checkpoint = try Checkpoint(await PackedModels.shared.path())
+            return (
+                try checkpoint.backbone(dtype: .float32, form: .blocks), try checkpoint.backbone(dtype: .float32),
+                try tokenTensor(exampleTokens)
+            )
+        case .nf4: form = .nf4()
+        case .int8: form = .int8
+        }
+        let packed = try SmallModel().backbone(form: form)
+        return (packed, try unpacked(packed), try SmallModel().tokens())
+    }
+}
+
+/// The values of another model's parameters, unpacked.
+private struct UnpackedWeights: WeightSource {
+    let tensors: [String: Tensor]
+
+    init(_ backbone: any Backbone) throws {
+        var tensors: [String: Tensor] = [:]
+        for parameter in backbone.parameters
+        where !(backbone.configuration.tieWordEmbeddings && parameter === backbone.head.weight) {
+            tensors[parameter.path] = try parameter.values(dtype: .float32)
+        }
+        self.tensors = tensors
+    }
+
+    var path: String { "unpacked" }
+    var names: [String] { tensors.keys.sorted() }
+    func shape(of name: String) -> [Int]? { tensors[name]?.shape }
+    func tensor(_ name: String, dtype: DType) throws -> Tensor { try #require(tensors[name]).to(dtype: dtype) }
+}
+
+/// The same model in plain numbers.
+func unpacked(_ backbone: any Backbone) throws -> Llama {
+    try Llama(backbone.configuration, weights: LlamaWeights(UnpackedWeights(backbone), dtype: backbone.dtype))
+}
+
 /// A tiny model over blocks of four bits, made once a test run.
 actor PackedModels {
     static let shared = PackedModels()

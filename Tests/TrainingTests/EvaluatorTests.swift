@@ -45,10 +45,13 @@ import Training
             let turned = try model.dataset(folder.write(lines.reversed().joined(separator: "\n"), to: "b.jsonl"))
             let one = try Evaluator(model, batchSize: 1).evaluate(plain)
             let other = try Evaluator(model, batchSize: 4).evaluate(turned)
-            #expect(one.tokens == other.tokens)
-            for (row, same) in zip(one.rows, other.rows.reversed()) {
-                #expect(abs(row.loss - same.loss) < 1e-5)
-                #expect(row.tokens == same.tokens)
+            let packed = try Evaluator(model, layout: BatchLayout(rows: 4, isPacked: true)).evaluate(turned)
+            for evaluation in [other, packed] {
+                #expect(one.tokens == evaluation.tokens)
+                for (row, same) in zip(one.rows, evaluation.rows.reversed()) {
+                    #expect(abs(row.loss - same.loss) < 1e-5)
+                    #expect(row.tokens == same.tokens)
+                }
             }
             let json = one.json(perExample: true)
             #expect(json.object?.keys == ["loss", "perplexity", "tokens", "examples", "per_example"])

@@ -62,7 +62,7 @@ public struct AdapterCombination {
             lost += result.lost * result.lost
         }
         let rank = layers.values.map { $0.down.size(0) }.max() ?? 1
-        try write(layers, rank: rank, sources, to: output)
+        try write(layers, head: combinedHead(sources, weights), rank: rank, sources, to: output)
         return Report(rank: rank, layers: layers.count, lost: total > 0 ? (lost / total).squareRoot() : 0)
     }
 
@@ -89,11 +89,32 @@ public struct AdapterCombination {
 
     private func requireOneModel(_ sources: [EffectiveUpdates]) throws {
         for (source, other) in zip(sources, sources.dropFirst()) {
+            guard source.labels == other.labels else {
+                throw PEFTError(
+                    "\(source.folder) \(source.task) and \(other.folder) \(other.task): adapters that tell texts apart "
+                        + "can be combined where all have the same labels in the same order")
+            }
+            guard source.head?.shape == other.head?.shape else {
+                throw PEFTError(
+                    "the heads are \(source.head?.shape ?? []) in \(source.folder) and \(other.head?.shape ?? []) in "
+                        + "\(other.folder): the adapters are for different models")
+            }
             for (path, update) in other.updates {
                 guard let first = source.updates[path], first.shape != update.shape else { continue }
                 throw PEFTError(
                     "\(path) is \(first.shape) in \(source.folder) and \(update.shape) in \(other.folder): the adapters "
                         + "are for different models")
+            }
+        }
+    }
+
+    /// The rule on the heads of classifiers, which lie beside the updates and are not thinned out; nil without.
+    private func combinedHead(_ sources: [EffectiveUpdates], _ weights: [Double]) throws -> Tensor? {
+        let heads = sources.compactMap(\.head)
+        guard !heads.isEmpty else { return nil }
+        return try withoutGrad {
+            try rule.merged(heads, weights: weights, density: 1, sign: majoritySign) {
+                seed.stream("dare/score/\($0)")
             }
         }
     }
@@ -208,7 +229,8 @@ public struct AdapterCombination {
     // MARK: The folder
 
     private func write(
-        _ layers: KeyedList<(down: Tensor, up: Tensor)>, rank: Int, _ sources: [EffectiveUpdates], to output: String
+        _ layers: KeyedList<(down: Tensor, up: Tensor)>, head: Tensor?, rank: Int, _ sources: [EffectiveUpdates],
+        to output: String
     ) throws {
         var method = LoRA()
         (method.r, method.loraAlpha) = (rank, Double(rank))
@@ -218,6 +240,10 @@ public struct AdapterCombination {
             configuration.remaining["base_model_name_or_path"] = name
         }
         var tensors = KeyedList<Tensor>()
+        if let head {
+            configuration.selection.train(head: "score")
+            tensors[SequenceClassifier.headKey] = head
+        }
         for (path, factors) in layers {
             // Rows of zeros up to the common rank change nothing, and any program reads them.
             let missing = rank - factors.down.size(0)
@@ -233,24 +259,30 @@ public struct AdapterCombination {
             tensors.appendIfNew(key: adapterKey(path, "lora_A.weight"), value: try filled(factors.down, 0))
             tensors.appendIfNew(key: adapterKey(path, "lora_B.weight"), value: try filled(factors.up, 1))
         }
-        try AdapterFolder.write(configuration, tensors, to: output)
+        try AdapterFolder.write(configuration, tensors, labels: sources[0].labels, to: output)
     }
 
     /// Names where names are all that selects in every adapter, else the layers' whole paths.
     private static func selection(of sources: [EffectiveUpdates], paths: [String]) -> Selection {
         var names: Set<String> = []
         var isByName = true
-        for selection in sources.map(\.configuration.selection) {
+        for source in sources {
+            let selection = source.configuration.selection
             let targets = selection.targetModules?.names ?? []
             names.formUnion(targets)
             isByName =
                 isByName && !targets.isEmpty && selection.excludeModules == nil && selection.layersToTransform == nil
-                && selection.modulesToSave == nil
+                && (selection.modulesToSave == nil || source.labels != nil)
         }
         var selection = Selection()
         selection.targetModules = .names(isByName ? names.sorted() : paths)
         return selection
     }
+}
+
+extension EffectiveUpdates {
+    /// What the adapter is for, as a part of a sentence.
+    fileprivate var task: String { labels.map { "tells \($0.joined(separator: ", ")) apart" } ?? "writes texts" }
 }
 
 extension EffectiveUpdates.Update {

@@ -6,9 +6,10 @@ import Torch
 /// arXiv 2311.13171
 ///
 /// All tensors of an adapter, less their starts, are one vector. Of its `d` values the largest share, `density`, keeps
-/// its signs; the scale is `alpha` times the deviation of all values. LoRA's factors start from zero here, whatever
-/// they were drawn from; tensors whose start the settings and the base model decide, such as the ones of (IA)^3, DoRA's
-/// norms and whole modules, start from that.
+/// its signs; the scale is `alpha` times the deviation of all values. Tensors whose start the settings and the base
+/// model decide, such as the ones of (IA)^3, DoRA's norms and whole modules, start from that. What begins by chance,
+/// such as LoRA's A, starts from what ``seed`` draws where it is known, and else from zero, as in the paper; a start
+/// that is far from zero else takes the places of the changes among the largest values.
 public struct AdapterCompression {
     /// What compressing has done.
     public struct Report: Sendable {
@@ -20,6 +21,10 @@ public struct AdapterCompression {
         public let bytesBefore: Int, bytesAfter: Int
         /// Bytes of the codes in it; names, shapes and settings of the file are the rest.
         public let codeBytes: Int
+        /// How many tensors start from what the seed draws, and of how many.
+        public let drawn: Int, tensors: Int
+        /// That seed; nil where no tensor does.
+        public let seed: Seed?
 
         /// Bits that no code for random signs at random places can do without: `16 + d H(kept / d)`.
         public var boundBits: Double {
@@ -33,11 +38,14 @@ public struct AdapterCompression {
     public var density: Double
     /// The kept values' size in units of the deviation of all.
     public var alpha: Double
+    /// What the training was begun with; nil where it is not known, or where the paper's start of zero is wanted.
+    public var seed: Seed?
 
     /// Makes a compression; the paper keeps 5 to 50 percent, and tunes alpha from 0.5 to 10 on held-out rows.
-    public init(density: Double, alpha: Double = 1) {
+    public init(density: Double, alpha: Double = 1, seed: Seed? = nil) {
         self.density = density
         self.alpha = alpha
+        self.seed = seed
     }
 
     /// Writes an adapter's folder with `adapter_model.ternary` in the place of `adapter_model.safetensors`.
@@ -51,25 +59,31 @@ public struct AdapterCompression {
     public func compress(
         _ folder: String, to output: String, backbone: () throws -> any Backbone
     ) throws -> Report {
-        let source = try AdapterSource(folder, backbone: backbone)
-        let vector = try TaskVector(source.tensors, starts: source.starts)
+        let source = try CompressionSource(folder, seed: seed, backbone: backbone)
+        var starts = KeyedList<Tensor>()
+        for (name, start) in source.starts { starts.appendIfNew(key: name, value: start.values) }
+        let vector = try TaskVector(source.tensors, starts: starts)
         let ternary = try vector.ternary(density: density, alpha: alpha)
         var entries = KeyedList<TernaryFile.Entry>()
         for (name, shape) in vector.shapes {
-            let norm = try source.starts[name].map { try $0.norm().item(as: Float.self) }
+            let start = source.starts[name]
+            let norm = try start?.values.norm().item(as: Float.self)
             entries.appendIfNew(
                 key: name,
-                value: TernaryFile.Entry(shape: shape, start: norm == nil ? .zero : .own, startNorm: norm ?? 0))
+                value: TernaryFile.Entry(shape: shape, start: start?.kind ?? .zero, startNorm: norm ?? 0))
         }
+        let drawn = entries.values.count { $0.start == .drawn }
+        let seed = drawn > 0 ? source.seed : nil
         var size = (codes: 0, file: 0)
-        try AdapterFolder.write(source.configuration, for: nil, to: output) { temporary in
+        try AdapterFolder.write(source.configuration, labels: source.labels, to: output) { temporary in
             size = try TernaryFile.write(
                 to: joined(temporary, StoredTensors.ternaryName), tensors: entries, vector: ternary, density: density,
-                alpha: Float(alpha))
+                alpha: Float(alpha), seed: seed?.value)
         }
         return Report(
             values: ternary.count, kept: ternary.keptCount, deviation: try vector.deviation(),
-            scale: Double(ternary.scale), bytesBefore: source.bytes, bytesAfter: size.file, codeBytes: size.codes)
+            scale: Double(ternary.scale), bytesBefore: source.bytes, bytesAfter: size.file, codeBytes: size.codes,
+            drawn: drawn, tensors: entries.count, seed: seed)
     }
 
     /// Writes a compressed adapter's folder as an ordinary one, which peft reads.
@@ -78,67 +92,7 @@ public struct AdapterCompression {
     public static func decompress(
         _ folder: String, to output: String, backbone: () throws -> any Backbone
     ) throws {
-        let source = try AdapterSource(folder, backbone: backbone)
-        try AdapterFolder.write(source.configuration, source.tensors, to: output)
-    }
-}
-
-/// An adapter as tensors, with what they start from where that is not zero.
-private struct AdapterSource {
-    let configuration: AdapterConfiguration
-    let tensors: KeyedList<Tensor>
-    let starts: KeyedList<Tensor>
-    /// Bytes of the file of tensors.
-    let bytes: Int
-
-    /// The factors of LoRA and its kin, whose start is taken for zero: one was zero, the other says nothing alone.
-    private static let zeroStarts = [".lora_A.weight", ".lora_B.weight"]
-
-    init(_ folder: String, backbone: () throws -> any Backbone) throws {
-        try AdapterFolder.requireFolder(folder)
-        let stored = try StoredTensors(folder: folder)
-        bytes = try MappedFile(path: stored.path).count
-        if let name = stored.firstOfWholeNumbers {
-            throw PEFTError(
-                "\(folder): \"\(name)\" holds positions; signs and a scale cannot stand for them, so adapters of this "
-                    + "type are not compressed")
-        }
-        let names = try stored.shapes().keys
-        guard names.contains(where: { name in !Self.zeroStarts.contains { name.hasSuffix($0) } }) else {
-            configuration = try AdapterConfigurationFile.read(folder: folder)
-            starts = [:]
-            var tensors = KeyedList<Tensor>()
-            for name in names { tensors.appendIfNew(key: name, value: try stored.tensor(name, start: nil)) }
-            self.tensors = tensors
-            return
-        }
-        let backbone = try backbone()
-        let adapter = try Adapter.load(from: folder, onto: backbone)
-        defer { adapter.detach() }
-        configuration = adapter.configuration
-        var tensors = KeyedList<Tensor>()
-        for trainable in adapter.trainables { tensors.appendIfNew(key: trainable.name, value: trainable.tensor) }
-        self.tensors = tensors
-        adapter.detach()
-        starts = try Self.starts(of: configuration, on: backbone)
-    }
-
-    /// The tensors that start alike whatever the seed, but for zeros, as the adapter is made when its folder is loaded.
-    private static func starts(
-        of configuration: AdapterConfiguration, on backbone: any Backbone
-    ) throws -> KeyedList<Tensor> {
-        func made(_ seed: UInt64) throws -> [Trainable] {
-            let adapter = try Adapter(configuration, on: backbone, seed: Seed(seed))
-            adapter.detach()
-            return adapter.trainables
-        }
-        var starts = KeyedList<Tensor>()
-        for (first, second) in zip(try made(0), try made(1)) {
-            let start = try first.tensor.detached()
-            guard try start.isIdentical(to: second.tensor), try start.absolute().maximum().item(as: Float.self) > 0
-            else { continue }
-            starts.appendIfNew(key: first.name, value: start)
-        }
-        return starts
+        let source = try CompressionSource(folder, seed: nil, backbone: backbone)
+        try AdapterFolder.write(source.configuration, source.tensors, labels: source.labels, to: output)
     }
 }

@@ -32,26 +32,36 @@ struct EffectiveUpdates {
     let configuration: AdapterConfiguration
     /// Whether the adapter is LoRA without anything else, so that its factors are all there is.
     let isPlainLoRA: Bool
+    /// What an adapter that tells texts apart calls its labels; nil for one that writes.
+    let labels: [String]?
+    /// The head of such an adapter, `[labels, hidden]`.
+    private(set) var head: Tensor?
     /// By the path of the layer.
     private(set) var updates = KeyedList<Update>()
 
     /// Reads a folder; the model is asked for unless the adapter is plain LoRA.
     ///
-    /// - Throws: `PEFTError` when the adapter does anything that is no update of a linear layer's weight.
+    /// - Throws: `PEFTError` when the adapter does anything that is no update of a linear layer's weight, but for the
+    ///   head of one that tells texts apart.
     init(_ folder: String, backbone: () throws -> any Backbone) throws {
         self.folder = folder
         try AdapterFolder.requireFolder(folder)
         let configuration = try AdapterConfigurationFile.read(folder: folder)
         let stored = try StoredTensors(folder: folder)
-        if let method = configuration.method as? LoRA, !method.useDoRA, case let names = try stored.shapes().keys,
+        let labels = try SequenceClassifier.labels(ofAdapter: folder)
+        self.labels = labels
+        if let method = configuration.method as? LoRA, !method.useDoRA,
+            case let names = try stored.shapes().keys.filter({ labels == nil || $0 != SequenceClassifier.headKey }),
             names.allSatisfy({ $0.hasSuffix(Self.down) || $0.hasSuffix(Self.up) })
         {
-            _ = try stored.shapes()
             (self.configuration, isPlainLoRA) = (configuration, true)
-            try readFactors(method, stored, names)
+            let tensors = try Self.tensors(of: folder, stored, backbone: backbone)
+            head = tensors[SequenceClassifier.headKey]
+            try readFactors(method, tensors, names, of: stored)
         } else {
             isPlainLoRA = false
-            let adapter = try Adapter.load(from: folder, onto: backbone())
+            let adapter = try Adapter.load(
+                from: folder, onto: SequenceClassifier.backbone(ofAdapter: folder, over: backbone()))
             defer { adapter.detach() }
             self.configuration = adapter.configuration
             try compute(adapter)
@@ -61,7 +71,25 @@ struct EffectiveUpdates {
     private static let down = ".lora_A.weight"
     private static let up = ".lora_B.weight"
 
-    private mutating func readFactors(_ method: LoRA, _ stored: StoredTensors, _ names: [String]) throws {
+    /// The tensors of plain LoRA; the model is asked for where the file has only their changes.
+    private static func tensors(
+        of folder: String, _ stored: StoredTensors, backbone: () throws -> any Backbone
+    ) throws -> KeyedList<Tensor> {
+        var tensors = KeyedList<Tensor>()
+        guard stored.startsFromModel else {
+            for name in stored.names { tensors[name] = try stored.tensor(name, start: nil) }
+            return tensors
+        }
+        let adapter = try Adapter.load(
+            from: folder, onto: SequenceClassifier.backbone(ofAdapter: folder, over: backbone()))
+        defer { adapter.detach() }
+        for trainable in adapter.trainables { tensors[trainable.name] = try trainable.tensor.detached() }
+        return tensors
+    }
+
+    private mutating func readFactors(
+        _ method: LoRA, _ tensors: KeyedList<Tensor>, _ names: [String], of stored: StoredTensors
+    ) throws {
         let prefix = adapterKey("", "").dropLast()
         for name in names where name.hasSuffix(Self.down) {
             let base = name.dropLast(Self.down.count)
@@ -71,8 +99,11 @@ struct EffectiveUpdates {
             }
             let path = String(base.dropFirst(prefix.count))
             let (rank, scale) = try method.rankAndScale(of: path)
-            let a = try stored.tensor(name, start: nil).to(dtype: .float32)
-            let b = try stored.tensor(base + Self.up, start: nil).to(dtype: .float32)
+            guard let a = try tensors[name]?.to(dtype: .float32),
+                let b = try tensors[base + Self.up]?.to(dtype: .float32)
+            else {
+                throw PEFTError("\(stored.path): \(path) has no \(Self.up.dropFirst()) beside \(Self.down.dropFirst())")
+            }
             guard a.rank == 2, b.rank == 2, a.size(0) == rank, b.size(1) == rank else {
                 throw PEFTError(
                     "\(stored.path): \(path) has factors of shapes \(a.shape) and \(b.shape); expected the rank \(rank)"
@@ -86,7 +117,9 @@ struct EffectiveUpdates {
     }
 
     private mutating func compute(_ adapter: Adapter) throws {
-        if let copy = adapter.copies.first {
+        let classifier = adapter.backbone as? SequenceClassifier
+        head = try adapter.copies.first { $0.parameter === classifier?.head.weight }?.tensor.detached()
+        if let copy = adapter.copies.first(where: { $0.parameter !== classifier?.head.weight }) {
             throw PEFTError(
                 "\(folder): \(copy.parameter.path) is trained whole and not as an update; adapters with modules_to_save "
                     + "or bias cannot be combined")

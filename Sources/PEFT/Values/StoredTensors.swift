@@ -34,12 +34,22 @@ enum StoredTensors {
         self = .plain(try SafetensorsFile(path: plain))
     }
 
-    /// Whether an adapter's folder is compressed and holds changes of what the base model begins tensors with.
+    /// Whether an adapter's folder is compressed and holds changes of what its tensors begin with on the base model.
     ///
     /// - Throws: As ``init(folder:)``.
     static func startsFromModel(_ folder: String) throws -> Bool {
         guard PathKind(joined(folder, ternaryName)) == .file else { return false }
-        return try TernaryFile(path: joined(folder, ternaryName)).tensors.values.contains { $0.start == .own }
+        return try StoredTensors(folder: folder).startsFromModel
+    }
+
+    /// Whether tensors are changes of what they begin with on the base model.
+    var startsFromModel: Bool {
+        if case .ternary(let file) = self { file.tensors.values.contains { $0.start != .zero } } else { false }
+    }
+
+    /// The seed that random starts are drawn from, where there are some.
+    var seed: Seed? {
+        if case .ternary(let file) = self { file.seed.map { Seed($0) } } else { nil }
     }
 
     var path: String {
@@ -104,7 +114,7 @@ enum StoredTensors {
     ///
     /// - Parameters:
     ///   - name: Its name.
-    ///   - start: What the settings and the base model start it with; nil where they are not there.
+    ///   - start: What the settings, the base model and ``seed`` start it with; nil where they are not there.
     /// - Throws: `FormatError` when it is not there; `PEFTError` when its start is another than it was compressed with.
     func tensor(_ name: String, start: Tensor?) throws -> Tensor {
         switch self {
@@ -115,7 +125,7 @@ enum StoredTensors {
             }
             let values = try Tensor.empty(entry.shape)
             try values.withUnsafeMutableBytes { try file.write(name, to: $0.bindMemory(to: Float.self)) }
-            guard entry.start == .own else { return values }
+            guard entry.start != .zero else { return values }
             guard let start else {
                 throw PEFTError("\(path): \"\(name)\" is a change of what the base model begins with; name the model")
             }
