@@ -68,7 +68,7 @@ public struct TrainingPlan: Sendable {
         steps = try setup.totalSteps()
         stepsPerEpoch = setup.order.stepsPerEpoch
         let largest = try setup.largestBatch()
-        let estimate = try setup.checkpointing { largest.estimate(backbone, adapter) }
+        let estimate = setup.checkpointing { largest.estimate(backbone, adapter) }
         memory = Self.parts(estimate, workSpace: largest.workSpace(of: backbone), on: backbone)
         let exported = try adapter.exported().tensors
         // Beside its values each tensor has an entry of about 80 bytes and its name.
