@@ -75,7 +75,7 @@ import Testing
         let moment = Moment.allCases.randomElement(using: &generator) ?? .anyTime
         let target = begin + Int.random(in: 1...4, using: &generator)
         let delay = Int.random(in: 0...20, using: &generator)
-        let deadline = Date().addingTimeInterval(120)
+        let deadline = Date().addingTimeInterval(300)
         func poll(until isReached: () throws -> Bool) async throws {
             while try !isReached(), command.isRunning, Date() < deadline {
                 try await Task.sleep(for: .microseconds(200))

@@ -106,7 +106,7 @@ import Testing
 
             let program = try RepositoryPaths.required(RepositoryPaths.graft)
             let command = try RunningCommand(program, arguments("broken"))
-            let deadline = Date().addingTimeInterval(120)
+            let deadline = Date().addingTimeInterval(300)
             while !command.errors.contains("step 1/"), Date() < deadline { try await Task.sleep(for: .milliseconds(5)) }
             command.send(SIGINT)
             let broken = try await command.wait()
