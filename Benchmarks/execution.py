@@ -6,12 +6,11 @@ the same width). Memory is the peak of the whole process, model included.
     make bench-execution        or        .graft/oracle/bin/python Benchmarks/execution.py [--rounds 3] [--steps 6]
 """
 
-import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
 
-from support import MODEL, converted_model, long_rows, step_table, step_words, train
+from support import MODEL, arm_options, converted_model, long_rows, step_table, step_words, train
 
 LORA = ["r=8", "target_modules=all-linear"]
 ARMS = {
@@ -53,12 +52,8 @@ def run(arm, model, blocks, data, dtype, steps, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6)
+    parser = arm_options(__doc__, ARMS)
     parser.add_argument("--blocks", type=int, default=48, help="blocks of the deeper model; 0: without it")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

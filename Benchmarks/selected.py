@@ -6,12 +6,11 @@ about as many values; S2FT trains exactly as many, MiSS and Bone 2% more. Memory
     make bench-selected        or        .graft/oracle/bin/python Benchmarks/selected.py [--rounds 3] [--steps 6]
 """
 
-import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
 
-from support import long_rows, step_table, step_words, train
+from support import arm_options, long_rows, step_table, step_words, train
 
 ARMS = {
     "LoRA, r 8": ("lora", ["r=8", "target_modules=all-linear"]),
@@ -33,12 +32,7 @@ def run(arm, data, dtype, steps, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    options = parser.parse_args()
+    options = arm_options(__doc__, ARMS).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data, _ = long_rows(folder)

@@ -1,5 +1,6 @@
 """What the benchmarks share: where things are, Graft's runs, a peer in a process of its own, measuring in turn."""
 
+import argparse
 import contextlib
 import functools
 import json
@@ -249,6 +250,22 @@ def in_turn(rounds, *measures):
 def every_method():
     """The names that `graft methods` lists."""
     return [method["name"] for method in json.loads(run([GRAFT, "methods", "--json"]))]
+
+
+def step_options(description, rounds, steps):
+    """The parser of a benchmark of steps, with how often and how long each arm runs."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--steps", type=int, default=steps)
+    return parser
+
+
+def arm_options(description, arms):
+    """The same for a benchmark that can be cut down to some of its dtypes and arms."""
+    parser = step_options(description, rounds=3, steps=6)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--arms", nargs="+", default=list(arms), choices=list(arms))
+    return parser
 
 
 def step_table(heading, groups, rounds, warm_up=2):
