@@ -81,6 +81,9 @@ struct CompressCommand: ParsableCommand {
         var compression = AdapterCompression(density: density, seed: start.map { Seed($0) })
         let trials = try trials(of: compression, folder, base)
         let best = trials.filter { $0.loss.isFinite }.min { $0.loss < $1.loss }
+        if let data, best == nil {
+            throw PEFTError("\(data): no value of --alpha gives a loss that is a number; try smaller ones")
+        }
         compression.alpha = try best?.alpha ?? alphas()[0]
         let report = try compression.compress(folder, to: output, backbone: base.backbone)
         try json

@@ -60,13 +60,14 @@ public struct AdapterCompression {
         _ folder: String, to output: String, backbone: () throws -> any Backbone
     ) throws -> Report {
         let source = try CompressionSource(folder, seed: seed, backbone: backbone)
+        let begun = try source.starts()
         var starts = KeyedList<Tensor>()
-        for (name, start) in source.starts { starts.appendIfNew(key: name, value: start.values) }
+        for (name, start) in begun { starts.appendIfNew(key: name, value: start.values) }
         let vector = try TaskVector(source.tensors, starts: starts)
         let ternary = try vector.ternary(density: density, alpha: alpha)
         var entries = KeyedList<TernaryFile.Entry>()
         for (name, shape) in vector.shapes {
-            let start = source.starts[name]
+            let start = begun[name]
             let norm = try start?.values.norm().item(as: Float.self)
             entries.appendIfNew(
                 key: name,

@@ -12,13 +12,14 @@ struct CompressionSource {
 
     let configuration: AdapterConfiguration
     let tensors: KeyedList<Tensor>
-    let starts: KeyedList<Start>
     /// What random starts are drawn from, where that is known.
     let seed: Seed?
     /// What an adapter that tells texts apart calls its labels; nil for one that writes.
     let labels: [String]?
     /// Bytes of the file of tensors.
     let bytes: Int
+    /// The base model; nil where every tensor's start is zero.
+    private let model: (any Backbone)?
 
     /// The factors of LoRA and its kin: without a seed their start is taken for zero, and no model is needed.
     private static let factors = [".lora_A.weight", ".lora_B.weight"]
@@ -45,7 +46,7 @@ struct CompressionSource {
         var tensors = KeyedList<Tensor>()
         guard self.seed != nil || !areFactors else {
             configuration = try AdapterConfigurationFile.read(folder: folder)
-            starts = [:]
+            model = nil
             for name in names { tensors.appendIfNew(key: name, value: try stored.tensor(name, start: nil)) }
             self.tensors = tensors
             return
@@ -59,17 +60,17 @@ struct CompressionSource {
             tensors.appendIfNew(key: trainable.name, value: try trainable.tensor.detached())
         }
         self.tensors = tensors
-        starts = try Self.starts(of: tensors, configuration, labels: labels, seed: self.seed, on: model)
+        self.model = model
     }
 
     /// What the tensors start from but for zeros, as the adapter is made when its folder is loaded.
     ///
     /// What begins alike whatever the seed is the tensor's own start. Of what is drawn the seed's numbers are taken where
     /// they are nearer to the tensor than zero is, which they are not when the training began elsewhere.
-    private static func starts(
-        of tensors: KeyedList<Tensor>, _ configuration: AdapterConfiguration, labels: [String]?, seed: Seed?,
-        on model: any Backbone
-    ) throws -> KeyedList<Start> {
+    ///
+    /// - Throws: `PEFTError` or `TorchError` when the adapter cannot be made.
+    func starts() throws -> KeyedList<Start> {
+        guard let model else { return [:] }
         func made(_ seed: Seed) throws -> [Trainable] {
             let backbone =
                 try labels.map { try SequenceClassifier(model, labels: $0, seed: seed) as any Backbone } ?? model
