@@ -36,6 +36,7 @@ import Testing
             var generator = SeededGenerator(seed: seed)
             var killed = 0
             var torn = 0
+            var outrun = 0
             while killed < Self.kills {
                 let layout = RunLayout(folder("killed"))
                 let resumes = PathKind(layout.recipe) == .file
@@ -46,6 +47,12 @@ import Testing
                 )
                 try await waitAndKill(command, layout, after: begin, &generator)
                 let end = try await command.wait()
+                if end.status == 0, outrun < 5 {
+                    // On a busy machine a run can end before the signal comes: a new one takes the kills that are left.
+                    outrun += 1
+                    try FileManager.default.removeItem(atPath: layout.path)
+                    continue
+                }
                 // 137: by the signal. Anything else is a run that could not go on.
                 #expect(end.status == 137, "\(end.errors)")
                 guard end.status == 137 else { return }
