@@ -1,11 +1,8 @@
 // Causal attention whose scores exist tile by tile, forward and backward, for grouped heads and packed rows.
 #include <ATen/ATen.h>
 #include <ATen/Version.h>
-#include <ATen/native/CPUBlas.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
-
-#include <memory>
 
 #include "AttentionLoops.h"
 #include "Parallel.h"
@@ -23,26 +20,6 @@ constexpr int64_t kWidest = 512;
 
 int64_t padded(int64_t count) { return (count + kTile - 1) / kTile * kTile; }
 
-template <class Item>
-using Block = std::unique_ptr<Item[]>;
-
-template <class Item>
-Block<Item> block(int64_t count) {
-    return Block<Item>(new Item[count]);
-}
-
-// `C = A B (+ C)` of tiles: A `[M, K]`, C `[M, N]` in rows, B as packRows and packColumns make it.
-void multiply(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
-              int64_t ldc, bool adds) {
-    at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, adds, a, b, c, false);
-}
-
-void multiply(int64_t m, int64_t n, int64_t k, const BF16 *a, int64_t lda, const BF16 *b, int64_t ldb, float *c,
-              int64_t ldc, bool adds) {
-    at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, adds, reinterpret_cast<const at::BFloat16 *>(a),
-                                reinterpret_cast<const at::BFloat16 *>(b), c, true);
-}
-
 /// How far a column of a right factor is from the first, in elements.
 int64_t columnOffset(const float *, int64_t column) { return column; }
 int64_t columnOffset(const BF16 *, int64_t column) { return 2 * column; }
@@ -54,20 +31,20 @@ int64_t columnOffset(const BF16 *, int64_t column) { return 2 * column; }
         softmaxBlock(scores, result, width, rows, query, key, *sight, scale, logSums);                               \
     }                                                                                                                \
     GRAFT_CLONES void tile##Name(const ScoreTile<Item> *tile, const Sight *sight) { differentiateTile(*tile, *sight); } \
-    GRAFT_CLONES void rows##Name(const HeadRows<const Item> *rows, Item *result, int64_t count) {                    \
+    GRAFT_CLONES void rows##Name(const MatrixRows<const Item> *rows, Item *result, int64_t count) {                    \
         packRows(*rows, result, count);                                                                              \
     }                                                                                                                \
-    GRAFT_CLONES void columns##Name(const HeadRows<const Item> *rows, Item *result, int64_t count) {                 \
+    GRAFT_CLONES void columns##Name(const MatrixRows<const Item> *rows, Item *result, int64_t count) {                 \
         packColumns(*rows, result, count);                                                                           \
     }                                                                                                                \
-    GRAFT_CLONES void transposed##Name(const HeadRows<const Item> *rows, Item *result, int64_t count) {              \
+    GRAFT_CLONES void transposed##Name(const MatrixRows<const Item> *rows, Item *result, int64_t count) {              \
         transposeRows(*rows, result, count);                                                                         \
     }                                                                                                                \
-    GRAFT_CLONES void sums##Name(const HeadRows<const Item> *a, const HeadRows<const Item> *b, float *sums) {        \
+    GRAFT_CLONES void sums##Name(const MatrixRows<const Item> *a, const MatrixRows<const Item> *b, float *sums) {        \
         multiplyRows(*a, *b, sums);                                                                                  \
     }                                                                                                                \
-    GRAFT_CLONES void writeRows##Name(const float *values, const HeadRows<Item> *rows) { writeRows(values, *rows); } \
-    GRAFT_CLONES void writeColumns##Name(const float *values, int64_t count, const HeadRows<Item> *rows) {           \
+    GRAFT_CLONES void writeRows##Name(const float *values, const MatrixRows<Item> *rows) { writeRows(values, *rows); } \
+    GRAFT_CLONES void writeColumns##Name(const float *values, int64_t count, const MatrixRows<Item> *rows) {           \
         writeColumns(values, count, *rows);                                                                          \
     }
 GRAFT_FOR(float, Float)
@@ -111,14 +88,14 @@ std::vector<Sequence> sequences(const at::Tensor &query, at::IntArrayRef lengths
 
 /// The rows of one head `[batch, heads, time, dim]` in a sequence.
 template <class Item>
-HeadRows<Item> head(const at::Tensor &tensor, const Sequence &sequence, int64_t index) {
+MatrixRows<Item> head(const at::Tensor &tensor, const Sequence &sequence, int64_t index) {
     auto data = static_cast<Item *>(tensor.data_ptr()) + sequence.batch * tensor.stride(0) + index * tensor.stride(1) +
                 sequence.start * tensor.stride(2);
     return {data, tensor.stride(2), sequence.length, tensor.size(3)};
 }
 
 template <class Item>
-HeadRows<const Item> read(const at::Tensor &tensor, const Sequence &sequence, int64_t index) {
+MatrixRows<const Item> read(const at::Tensor &tensor, const Sequence &sequence, int64_t index) {
     const auto rows = head<Item>(tensor, sequence, index);
     return {rows.data, rows.stride, rows.count, rows.size};
 }
@@ -168,14 +145,14 @@ void forward(const at::Tensor &query, const at::Tensor &key, const at::Tensor &v
                 copyRows(q, rows.get(), kTile);
                 const int64_t low = sight.firstKey(first) / kTile * kTile, high = first + kTile, width = high - low;
                 for (int64_t at = low; at < high; at += kWidest)
-                    multiply(kTile, std::min(kWidest, high - at), size, rows.get(), size,
+                    multiplyTile(kTile, std::min(kWidest, high - at), size, rows.get(), size,
                              keys.get() + columnOffset(keys.get(), at), count, scores.get() + at - low, width, false);
                 Run::softmax(scores.get(), probabilities.get(), width, number, first, low, &sight, scale, sums + first);
                 if (number < kTile)
                     std::memset(static_cast<void *>(probabilities.get() + number * width), 0,
                                 (kTile - number) * width * sizeof(Item));
                 for (int64_t at = low; at < high; at += kWidest)
-                    multiply(kTile, size, std::min(kWidest, high - at), probabilities.get() + at - low, width,
+                    multiplyTile(kTile, size, std::min(kWidest, high - at), probabilities.get() + at - low, width,
                              values.get() + at * size, size, result.get(), size, at > low);
                 auto place = head<Item>(output, sequence, index);
                 place.data = place.row(first);
@@ -249,18 +226,18 @@ struct Backward {
     void addTile(const Sight &sight, int64_t first, int64_t at, int64_t width, int64_t count, const float *saved) {
         const Item *tileKeys = keys.get() + first * size, *tileValues = values.get() + first * size;
         const int64_t column = columnOffset(tileKeys, at);
-        multiply(kTile, width, size, tileKeys, size, queryColumns.get() + column, count, scores.get(), width, false);
-        multiply(kTile, width, size, tileValues, size, outerColumns.get() + column, count, outerScores.get(), width,
+        multiplyTile(kTile, width, size, tileKeys, size, queryColumns.get() + column, count, scores.get(), width, false);
+        multiplyTile(kTile, width, size, tileValues, size, outerColumns.get() + column, count, outerScores.get(), width,
                  false);
         const ScoreTile<Item> tile{scores.get(), outerScores.get(), saved + at, deltas.get() + at, probabilities.get(),
                                    slopes.get(), packedSlopes.get(), width, kTile, first, at, scale};
         Run::tile(&tile, &sight);
-        multiply(kTile, size, width, probabilities.get(), width, outerRows.get() + at * size, size,
+        multiplyTile(kTile, size, width, probabilities.get(), width, outerRows.get() + at * size, size,
                  valueResult.get() + first * size, size, true);
-        multiply(kTile, size, width, slopes.get(), width, queryRows.get() + at * size, size,
+        multiplyTile(kTile, size, width, slopes.get(), width, queryRows.get() + at * size, size,
                  keyResult.get() + first * size, size, true);
         // The gradient of the queries, transposed: [dim, keys] [keys, queries].
-        multiply(size, width, kTile, transposedKeys.get() + first, count, packedSlopes.get(), width,
+        multiplyTile(size, width, kTile, transposedKeys.get() + first, count, packedSlopes.get(), width,
                  queryResult.get() + at, count, true);
     }
 };

@@ -1,79 +1,12 @@
-// What attention does between its matrix products: packing, softmax, and the gradient of scores.
-//
-// Matrix products by oneDNN's tiles want the right factor `[K, N]` in rows; in bf16 as pairs of rows, `[K / 2, N, 2]`.
+// What attention does between its matrix products: softmax, and the gradient of scores.
 #pragma once
 
 #include <cmath>
 #include <limits>
 
-#include "Vectors.h"
+#include "RightFactor.h"
 
 namespace graft {
-
-/// Rows `[count, size]` of one head; the features of a row lie side by side.
-template <class Item>
-struct HeadRows {
-    Item *data;
-    int64_t stride, count, size;
-
-    Item *row(int64_t index) const { return data + index * stride; }
-};
-
-/// `[count, size]` to contiguous rows `[padded, size]`, zeros below.
-template <class Item>
-GRAFT_INLINE void copyRows(const HeadRows<const Item> &rows, Item *result, int64_t padded) {
-    for (int64_t t = 0; t < rows.count; ++t) std::memcpy(result + t * rows.size, rows.row(t), rows.size * sizeof(Item));
-    std::memset(static_cast<void *>(result + rows.count * rows.size), 0,
-                (padded - rows.count) * rows.size * sizeof(Item));
-}
-
-/// `[count, size]` to `[size, padded]`, zeros at the right.
-template <class Item>
-GRAFT_INLINE void transposeRows(const HeadRows<const Item> &rows, Item *result, int64_t padded) {
-    constexpr int64_t block = 16;
-    for (int64_t t = 0; t < padded; t += block) {
-        const int64_t length = rows.count - t < block ? (rows.count > t ? rows.count - t : 0) : block;
-        for (int64_t i = 0; i < rows.size; ++i) {
-            Item *column = result + i * padded + t;
-            for (int64_t k = 0; k < length; ++k) column[k] = rows.row(t + k)[i];
-            for (int64_t k = length; k < block; ++k) column[k] = Item{};
-        }
-    }
-}
-
-/// As a right factor of products over rows: `[padded, size]`.
-GRAFT_INLINE void packRows(const HeadRows<const float> &rows, float *result, int64_t padded) {
-    copyRows(rows, result, padded);
-}
-
-GRAFT_INLINE void packRows(const HeadRows<const BF16> &rows, BF16 *result, int64_t padded) {
-    for (int64_t t = 0; t < padded; t += 2) {
-        BF16 *pair = result + t * rows.size;
-        const BF16 zero{0};
-        const bool hasFirst = t < rows.count, hasSecond = t + 1 < rows.count;
-        const BF16 *first = rows.row(hasFirst ? t : 0), *second = rows.row(hasSecond ? t + 1 : 0);
-#pragma omp simd
-        for (int64_t i = 0; i < rows.size; ++i) {
-            pair[2 * i] = hasFirst ? first[i] : zero;
-            pair[2 * i + 1] = hasSecond ? second[i] : zero;
-        }
-    }
-}
-
-/// As a right factor of products over features: `[size, padded]`.
-GRAFT_INLINE void packColumns(const HeadRows<const float> &rows, float *result, int64_t padded) {
-    transposeRows(rows, result, padded);
-}
-
-GRAFT_INLINE void packColumns(const HeadRows<const BF16> &rows, BF16 *result, int64_t padded) {
-    // Pairs of features move as one.
-    struct Pair {
-        BF16 first, second;
-    };
-    const HeadRows<const Pair> pairs{reinterpret_cast<const Pair *>(rows.data), rows.stride / 2, rows.count,
-                                     rows.size / 2};
-    transposeRows(pairs, reinterpret_cast<Pair *>(result), padded);
-}
 
 /// Which keys a query sees: its own and earlier ones, less than `window` behind it.
 struct Sight {
@@ -174,7 +107,7 @@ GRAFT_INLINE void differentiateTile(const ScoreTile<Item> &tile, const Sight &si
 
 /// The sums of products of rows, `sum over i of a[t, i] b[t, i]`.
 template <class Item>
-GRAFT_INLINE void multiplyRows(const HeadRows<const Item> &left, const HeadRows<const Item> &right, float *sums) {
+GRAFT_INLINE void multiplyRows(const MatrixRows<const Item> &left, const MatrixRows<const Item> &right, float *sums) {
     for (int64_t t = 0; t < left.count; ++t) {
         const Item *a = left.row(t), *b = right.row(t);
         float sum = 0;
@@ -186,7 +119,7 @@ GRAFT_INLINE void multiplyRows(const HeadRows<const Item> &left, const HeadRows<
 
 /// fp32 rows `[count, size]` to rows of a head.
 template <class Item>
-GRAFT_INLINE void writeRows(const float *values, const HeadRows<Item> &rows) {
+GRAFT_INLINE void writeRows(const float *values, const MatrixRows<Item> &rows) {
     for (int64_t t = 0; t < rows.count; ++t) {
         Item *row = rows.row(t);
         const float *from = values + t * rows.size;
@@ -195,12 +128,22 @@ GRAFT_INLINE void writeRows(const float *values, const HeadRows<Item> &rows) {
     }
 }
 
-/// fp32 columns `[size, padded]` to rows of a head.
+/// fp32 columns `[size, padded]` to rows of a head; sizes and `padded` are multiples of 16.
 template <class Item>
-GRAFT_INLINE void writeColumns(const float *values, int64_t padded, const HeadRows<Item> &rows) {
-    for (int64_t t = 0; t < rows.count; ++t) {
-        Item *row = rows.row(t);
-        for (int64_t i = 0; i < rows.size; ++i) store(row[i], values[i * padded + t]);
+GRAFT_INLINE void writeColumns(const float *values, int64_t padded, const MatrixRows<Item> &rows) {
+    constexpr int64_t side = 16;
+    float turned[side * side];
+    for (int64_t t = 0; t < rows.count; t += side) {
+        const int64_t count = rows.count - t < side ? rows.count - t : side;
+        for (int64_t i = 0; i < rows.size; i += side) {
+            transposeWords(reinterpret_cast<const uint32_t *>(values + i * padded + t), padded,
+                           reinterpret_cast<uint32_t *>(turned), side);
+            for (int64_t k = 0; k < count; ++k) {
+                Item *row = rows.row(t + k) + i;
+#pragma omp simd
+                for (int64_t l = 0; l < side; ++l) store(row[l], turned[k * side + l]);
+            }
+        }
     }
 }
 

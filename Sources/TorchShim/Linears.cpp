@@ -1,9 +1,10 @@
 // Frozen linear layers that share an input, each with a low-rank update: one step of the record, one saved input.
-// Packed weights are unpacked one at a time, in the forward pass and again in the backward pass.
+// Packed weights are unpacked one at a time in the forward pass; in the backward pass those of one input together.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "Conversion.h"
 #include "Packed.h"
 #include "Product.h"
 
@@ -29,14 +30,113 @@ struct Layers : torch::CustomClassHolder {
 
 at::Tensor flat(const at::Tensor &tensor) { return tensor.reshape({-1, tensor.size(-1)}).contiguous(); }
 
-/// The down factors `[rank, in]` of the layers that share the input, on top of each other.
-at::Tensor sharedDown(const Layers &layers, at::TensorList factors, at::ScalarType dtype) {
-    std::vector<at::Tensor> downs;
-    for (size_t i = 0; i < layers.weights.size(); ++i)
-        if (layers.shares(i)) downs.push_back(factors[layers.places[i]]);
-    return downs.empty() ? at::Tensor() : (downs.size() == 1 ? downs[0] : at::cat(downs)).to(dtype);
+/// Down factors `[rank, in]` times their layers' scales on top of each other, `[ranks, in]`; undefined for none.
+at::Tensor stacked(const Layers &layers, const std::vector<size_t> &which, at::TensorList factors, at::ScalarType dtype) {
+    if (which.empty()) return {};
+    const auto down = [&](size_t layer) { return factors[layers.places[layer]]; };
+    if (which.size() == 1) return converted(down(which[0]), dtype, layers.scales[which[0]]);
+    int64_t ranks = 0, start = 0;
+    for (size_t layer : which) ranks += down(layer).size(0);
+    auto all = at::empty({ranks, down(which[0]).size(1)}, down(which[0]).options().dtype(dtype));
+    for (size_t layer : which) {
+        const int64_t rank = down(layer).size(0);
+        convert(down(layer), layers.scales[layer], all.narrow(0, start, rank));
+        start += rank;
+    }
+    return all;
 }
 
+/// The gradients of the factors and of the input.
+///
+/// With dt = dy B: dB = dy^T t, dA = s dt^T x, dx = dy W + dt (s A); where dropout masks the input, both x are.
+struct Backward {
+    const Layers &layers;
+    /// The factors, each adapted layer's inner product, and the input.
+    const variable_list saved;
+    const size_t factorCount;
+    const bool trains, wantsInput;
+    variable_list factorGradients = variable_list(factorCount);
+    at::Tensor gradient{};  // [rows, in]
+
+    void run(const variable_list &outers) {
+        std::vector<ProductTerm> terms;  // of the input's gradient
+        std::vector<size_t> sharing;
+        std::vector<at::Tensor> sharedOuters;
+        size_t adapted = 0;
+        for (size_t i = 0; i < layers.weights.size(); ++i) {
+            const size_t index = layers.isAdapted(i) ? adapted++ : 0;
+            if (!outers[i].defined()) continue;
+            const auto outer = flat(outers[i]);
+            if (wantsInput) terms.push_back({outer, unpacked(layers.weights[i]).t()});
+            if (!layers.isAdapted(i) || !(trains || wantsInput)) continue;
+            if (trains) addUp(i, outer, saved[factorCount + index]);
+            if (layers.shares(i)) {
+                sharing.push_back(i);
+                sharedOuters.push_back(outer);
+            } else {
+                addMasked(i, outer);
+            }
+        }
+        if (!sharing.empty()) addShared(sharing, sharedOuters, terms);
+        if (terms.empty()) return;
+        const auto sum = sumOfProducts(terms);
+        gradient = gradient.defined() ? gradient.add_(sum) : sum;
+    }
+
+    void addUp(size_t layer, const at::Tensor &outer, const at::Tensor &inner) {
+        const int64_t place = layers.places[layer] + 1;
+        const auto &up = saved[place];  // [out, rank]
+        auto transposed = at::empty({up.size(1), up.size(0)}, up.options().dtype(at::kFloat));
+        sumOfProducts(transposed, {{inner.t(), outer.t()}});
+        factorGradients[place] = converted(transposed.t(), up.scalar_type());
+    }
+
+    /// dt, `[rows, rank]`, written to `result`.
+    void multiplyUp(size_t layer, const at::Tensor &outer, const at::Tensor &result) const {
+        sumOfProducts(result, {{outer, converted(saved[layers.places[layer] + 1], outer.scalar_type()).t()}});
+    }
+
+    void addMasked(size_t layer, const at::Tensor &outer) {
+        const auto &down = saved[layers.places[layer]];
+        const auto inner = at::empty({outer.size(0), down.size(0)}, outer.options());
+        multiplyUp(layer, outer, inner);
+        const auto mask = flat(layers.masks[layer]);
+        if (trains) addDowns({layer}, inner, saved.back() * mask);
+        if (!wantsInput) return;
+        const auto through = product(inner, stacked(layers, {layer}, saved, outer.scalar_type()).t()).mul_(mask);
+        gradient = gradient.defined() ? gradient.add_(through) : through;
+    }
+
+    void addShared(const std::vector<size_t> &sharing, const std::vector<at::Tensor> &outers,
+                   std::vector<ProductTerm> &terms) {
+        const auto dtype = outers[0].scalar_type();
+        int64_t ranks = 0, start = 0;
+        for (size_t layer : sharing) ranks += saved[layers.places[layer]].size(0);
+        const auto inner = at::empty({outers[0].size(0), ranks}, outers[0].options());
+        for (size_t i = 0; i < sharing.size(); ++i) {
+            const int64_t rank = saved[layers.places[sharing[i]]].size(0);
+            multiplyUp(sharing[i], outers[i], inner.narrow(1, start, rank));
+            start += rank;
+        }
+        if (trains) addDowns(sharing, inner, saved.back());
+        if (wantsInput) terms.push_back({inner, stacked(layers, sharing, saved, dtype).t()});
+    }
+
+    /// `inner` holds dt of these layers side by side.
+    void addDowns(const std::vector<size_t> &which, const at::Tensor &inner, const at::Tensor &x) {
+        const auto all = at::empty({inner.size(1), x.size(1)}, x.options().dtype(at::kFloat));
+        sumOfProducts(all, {{inner.t(), x.t()}});
+        int64_t start = 0;
+        for (size_t layer : which) {
+            const auto &down = saved[layers.places[layer]];
+            factorGradients[layers.places[layer]] =
+                converted(all.narrow(0, start, down.size(0)), down.scalar_type(), layers.scales[layer]);
+            start += down.size(0);
+        }
+    }
+};
+
+// y = x W^T + t B^T with t = s x A^T; s is in A, so that it is applied to the smallest of all matrices.
 struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
     static variable_list forward(AutogradContext *context, const c10::intrusive_ptr<Layers> &all, const at::Tensor &input,
                                  at::TensorList factors) {
@@ -44,29 +144,31 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
         const auto &layers = *all;
         const auto dtype = input.scalar_type();
         const auto x = flat(input);
-        const auto down = sharedDown(layers, factors, dtype);
-        const auto shared = down.defined() ? product(x, down) : at::Tensor();  // [rows, ranks]
+        std::vector<size_t> sharing;
+        for (size_t i = 0; i < layers.weights.size(); ++i)
+            if (layers.shares(i)) sharing.push_back(i);
+        const auto shared = sharing.empty() ? at::Tensor() : product(x, stacked(layers, sharing, factors, dtype));
         auto shape = input.sizes().vec();
         variable_list outputs, saved(factors.begin(), factors.end());
         // Factors that are not trained, now or at all, need neither input nor inner product to be kept.
         const bool trains = std::any_of(factors.begin(), factors.end(), [](auto &factor) { return factor.requires_grad(); });
         int64_t start = 0;
         for (size_t i = 0; i < layers.weights.size(); ++i) {
-            at::Tensor update;
+            std::vector<ProductTerm> terms{{x, unpacked(layers.weights[i])}};
             if (layers.isAdapted(i)) {
-                const auto up = (factors[layers.places[i] + 1] * layers.scales[i]).to(dtype);
-                at::Tensor inner;
+                const auto up = converted(factors[layers.places[i] + 1], dtype);
+                at::Tensor inner;  // [rows, rank]
                 if (layers.shares(i)) {
-                    inner = shared.narrow(1, start, up.size(1)).contiguous();
+                    inner = shared.narrow(1, start, up.size(1));
                     start += up.size(1);
                 } else {
-                    inner = product(x * flat(layers.masks[i]), factors[layers.places[i]].to(dtype));
+                    inner = product(x * flat(layers.masks[i]), stacked(layers, {i}, factors, dtype));
                 }
-                update = product(inner, up);
                 if (trains) saved.push_back(inner);
+                terms.push_back({std::move(inner), up});
             }
             shape.back() = layers.weights[i].size(0);
-            outputs.push_back(product(x, unpacked(layers.weights[i]), layers.biases[i], update).view(shape));
+            outputs.push_back(sumOfProducts(terms, layers.biases[i]).view(shape));
         }
         if (trains) saved.push_back(x);
         context->saved_data["factors"] = int64_t(factors.size());
@@ -80,66 +182,12 @@ struct AdaptedLinears : torch::autograd::Function<AdaptedLinears> {
     static variable_list backward(AutogradContext *context, variable_list outers) {
         TORCH_CHECK(!at::GradMode::is_enabled(), "graft::linears has no second derivative");
         const auto all = c10::static_intrusive_pointer_cast<Layers>(context->saved_data["layers"].toCapsule());
-        const auto &layers = *all;
-        const auto saved = context->get_saved_variables();
-        const auto factorCount = size_t(context->saved_data["factors"].toInt());
-        const bool trains = context->saved_data["trains"].toBool();
-        const bool wantsInput = context->needs_input_grad(0);
-        variable_list results(2 + factorCount);
-        at::Tensor gradient;  // [rows, in]
-        std::vector<at::Tensor> inners, downs;
-        std::vector<int64_t> places;
-        size_t adapted = 0;
-        for (size_t i = 0; i < layers.weights.size(); ++i) {
-            const size_t index = layers.isAdapted(i) ? adapted++ : 0;
-            if (!outers[i].defined()) continue;
-            const auto outer = flat(outers[i]);
-            if (layers.isAdapted(i)) {
-                const auto place = layers.places[i];
-                const auto &down = saved[place], &up = saved[place + 1];
-                const auto dtype = layers.weights[i].scalar_type();
-                // y = (x m) A^T (s B)^T: with dt = dy s B, dB = s dy^T t, dA = dt^T (x m), dx = (dt A) m.
-                if (trains) {
-                    const auto &inner = saved[factorCount + index];
-                    results[2 + place + 1] =
-                        product(inner.t(), outer.t()).t().to(up.scalar_type()).mul_(layers.scales[i]);
-                } else if (!wantsInput) {
-                    continue;
-                }
-                const auto innerGradient = product(outer, (up * layers.scales[i]).to(dtype).t());
-                if (layers.shares(i)) {
-                    inners.push_back(innerGradient);
-                    downs.push_back(down);
-                    places.push_back(place);
-                } else {
-                    const auto mask = flat(layers.masks[i]);
-                    if (trains)
-                        results[2 + place] =
-                            product(innerGradient.t(), (saved.back() * mask).t()).to(down.scalar_type());
-                    if (wantsInput) {
-                        auto masked = product(innerGradient, down.to(dtype).t()).mul_(mask);
-                        gradient = gradient.defined() ? gradient.add_(masked) : masked;
-                    }
-                }
-            }
-            if (wantsInput) gradient = product(outer, unpacked(layers.weights[i]).t(), {}, gradient);
-        }
-        if (!inners.empty()) {
-            const auto dtype = layers.weights[0].scalar_type();
-            const auto inner = inners.size() == 1 ? inners[0] : at::cat(inners, 1);
-            const auto down = (downs.size() == 1 ? downs[0] : at::cat(downs)).to(dtype);
-            if (trains) {
-                const auto all = product(inner.t(), saved.back().t());  // [ranks, in]
-                int64_t start = 0;
-                for (size_t i = 0; i < places.size(); ++i) {
-                    const int64_t rank = downs[i].size(0);
-                    results[2 + places[i]] = all.narrow(0, start, rank).to(downs[i].scalar_type(), false, true);
-                    start += rank;
-                }
-            }
-            if (wantsInput) gradient = product(inner, down.t(), {}, gradient);
-        }
-        if (gradient.defined()) results[1] = gradient.view(context->saved_data["shape"].toIntVector());
+        Backward pass{*all, context->get_saved_variables(), size_t(context->saved_data["factors"].toInt()),
+                      context->saved_data["trains"].toBool(), context->needs_input_grad(0)};
+        pass.run(outers);
+        variable_list results(2 + pass.factorCount);
+        std::move(pass.factorGradients.begin(), pass.factorGradients.end(), results.begin() + 2);
+        if (pass.gradient.defined()) results[1] = pass.gradient.view(context->saved_data["shape"].toIntVector());
         return results;
     }
 };

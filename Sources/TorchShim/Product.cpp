@@ -7,6 +7,8 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
+#include "Panels.h"
+
 namespace graft {
 namespace {
 
@@ -50,10 +52,9 @@ const OneDNN &oneDNN() {
     return library;
 }
 
-}  // namespace
-
-at::Tensor product(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, const at::Tensor &addend) {
-    at::AutoDispatchBelowADInplaceOrView unrecorded;
+/// `x W^T + b + addend`, rounded once where the library adds while it multiplies; the latter two may be undefined.
+at::Tensor libraryProduct(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias,
+                          const at::Tensor &addend) {
     const OneDNN &library = oneDNN();
     if (!library.takes(x, weight)) {
         auto result = at::linear(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
@@ -65,12 +66,40 @@ at::Tensor product(const at::Tensor &x, const at::Tensor &weight, const at::Tens
                                  c10::List<std::optional<at::Scalar>>(), std::optional<std::string>("")});
 }
 
+at::Tensor sumByLibrary(const std::vector<ProductTerm> &terms, const at::Tensor &bias) {
+    // The first term is the largest: it is added to in fp32, where the library does that.
+    at::Tensor sum;
+    for (size_t i = terms.size(); i-- > 0;)
+        sum = libraryProduct(terms[i].x, terms[i].weight, i == 0 ? bias : at::Tensor(), sum);
+    return sum;
+}
+
+bool allHavePanels(const std::vector<ProductTerm> &terms) { return std::all_of(terms.begin(), terms.end(), hasPanels); }
+
+}  // namespace
+
+void sumOfProducts(const at::Tensor &result, const std::vector<ProductTerm> &terms, const at::Tensor &bias) {
+    at::AutoDispatchBelowADInplaceOrView unrecorded;
+    if (allHavePanels(terms)) sumByPanels(result, terms, bias);
+    else result.copy_(sumByLibrary(terms, bias));
+}
+
+at::Tensor sumOfProducts(const std::vector<ProductTerm> &terms, const at::Tensor &bias) {
+    at::AutoDispatchBelowADInplaceOrView unrecorded;
+    if (!allHavePanels(terms)) return sumByLibrary(terms, bias);
+    auto result = at::empty({terms[0].x.size(0), terms[0].weight.size(0)}, terms[0].x.options());
+    sumByPanels(result, terms, bias);
+    return result;
+}
+
 namespace {
 
 at::Tensor productOperator(const at::Tensor &x, const at::Tensor &weight, const std::optional<at::Tensor> &bias) {
     TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(1),
                 "expected [rows, in] and a weight [out, in]");
-    return product(x, weight, bias.value_or(at::Tensor()));
+    if (!weight.is_mkldnn()) return product(x, weight, bias.value_or(at::Tensor()));
+    at::AutoDispatchBelowADInplaceOrView unrecorded;
+    return libraryProduct(x, weight, bias.value_or(at::Tensor()), {});
 }
 
 /// The weight in the layout that oneDNN itself would choose for products with `rows` vectors; as it is elsewhere.

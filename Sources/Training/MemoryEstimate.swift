@@ -37,14 +37,17 @@ package struct MemoryEstimate {
         optimiser = 2 * trained
         let layers = ActivationCount(backbone, adapter)
         let hidden = backbone.configuration.hiddenSize
-        // One packed matrix is there in plain numbers at a time.
+        // Packed matrices of one input are there in plain numbers at a time: at most the two of a gated activation, by size.
         let unpacked =
-            backbone.linears.lazy.filter { $0.weight.packed != nil }.map { $0.weight.frozen.count }.max() ?? 0
-        let chunk = min(supervised * 4 * backbone.configuration.vocabSize, SupervisedObjective.defaultChunkBytes)
+            2 * (backbone.linears.lazy.filter { $0.weight.packed != nil }.map { $0.weight.frozen.count }.max() ?? 0)
+        func chunk(width: Int) -> Int {
+            min(supervised * width * backbone.configuration.vocabSize, SupervisedObjective.defaultChunkBytes)
+        }
         if runsOwnKernels(backbone.dtype, on: backbone.device) {
             // The gradient is written over the head's output.
-            logits = chunk * layers.width / 4
+            logits = chunk(width: layers.width)
         } else {
+            let chunk = chunk(width: 4)
             // The head's output, its fp32 copy where that is another tensor, the exponentials, the copy to multiply with.
             logits = layers.width == 4 ? 2 * chunk : 3 * chunk
         }

@@ -95,7 +95,7 @@ public final class StepProfile {
 
     /// The seconds of a forward and a backward product, each the quickest of four, in chunks as the loss has them.
     private static func times(of weight: Tensor, tokens: Int) throws -> ProductTimes {
-        let mostValues = SupervisedObjective.defaultChunkBytes / 4
+        let mostValues = SupervisedObjective.defaultChunkBytes / weight.dtype.byteCount
         let count = max(1, min(tokens, mostValues / max(weight.size(0), 1)))
         return try [weight, weight.transposed()].reduce(into: ProductTimes()) { sum, matrix in
             let vectors = try Tensor.ones([count, matrix.size(1)], dtype: weight.dtype, device: weight.device)
@@ -134,7 +134,7 @@ public final class StepProfile {
 
     /// In the order in which names are compared.
     private static let kinds: [(kind: String, parts: [String])] = [
-        ("products", ["_linear_pointwise", "aten::mm", "aten::addmm", "aten::linear", "aten::matmul", "aten::bmm"]),
+        ("products", ["graft::panels", "_linear_pointwise", "aten::mm", "aten::addmm", "aten::linear", "aten::matmul", "aten::bmm"]),
         ("attention", ["attention", "Attention", "softmax"]),
         ("norms", ["rms_norm", "::Norm>"]),
         ("gated activation", ["swiglu", "::Activation>", "silu"]),

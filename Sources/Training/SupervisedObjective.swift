@@ -9,7 +9,7 @@ import Torch
 /// hundred tokens at a time, and the gradient with respect to the hidden states is made in the forward pass, so that no
 /// logits are kept.
 public struct SupervisedObjective: Sendable {
-    /// The logits of one chunk in bytes of fp32, as far as one token's logits are not larger.
+    /// The logits of one chunk in bytes, as far as one token's logits are not larger.
     private let chunkBytes: Int
 
     /// How large the logits of one chunk are by default: 48 MiB.
@@ -17,7 +17,7 @@ public struct SupervisedObjective: Sendable {
 
     /// Makes the objective.
     ///
-    /// - Parameter chunkBytes: How large the logits of one chunk may be in fp32.
+    /// - Parameter chunkBytes: How large the logits of one chunk may be.
     public init(chunkBytes: Int = SupervisedObjective.defaultChunkBytes) {
         self.chunkBytes = chunkBytes
     }
@@ -58,11 +58,16 @@ public struct SupervisedObjective: Sendable {
             "aten::cross_entropy_loss", logits.to(dtype: .float32), targets, Argument.none, noReduction)
     }
 
+    /// The bytes of one logit: the portable form has them in fp32 in any case.
+    private static func logitBytes(of states: Tensor) -> Int {
+        runsOwnKernels(states) ? states.dtype.byteCount : DType.float32.byteCount
+    }
+
     /// The losses of hidden states `[n, hidden]` under a frozen head, chunk by chunk.
     private func losses(of states: Tensor, targets: Tensor, weight: Tensor, bias: Tensor?) throws -> Tensor {
         let needsGradient = isGradEnabled && states.requiresGrad
         let tokens = states.size(0)
-        let chunk = max(1, chunkBytes / (4 * weight.size(0)))
+        let chunk = max(1, chunkBytes / (Self.logitBytes(of: states) * weight.size(0)))
         return try withCustomGradient("cross_entropy_of_frozen_head", inputs: [states]) {
             let losses = try Tensor.empty([tokens], device: states.device)
             // A token's loss depends on its own state alone, so its gradient can be made now and scaled later.

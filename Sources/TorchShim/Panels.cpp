@@ -1,0 +1,235 @@
+// Sums of matrix products by tiles, whose right factors are laid out panel by panel in a thread's own cache.
+//
+// A library's product lays out the whole right factor before it begins, in memory that every thread then reads, or wants
+// the weight held in its layout, beside the plain one and once more for the backward pass. A panel of some columns
+// instead is laid out by the thread that needs it, is multiplied with all rows while it is in that core's cache, and is
+// gone. What is added to a product (low-rank updates, the gradients of other layers) is added up in the same tiles.
+#include "Panels.h"
+
+#include <ATen/ATen.h>
+#include <ATen/record_function.h>
+
+#include <bit>
+
+#include "Conversion.h"
+#include "Parallel.h"
+#include "RightFactor.h"
+
+namespace graft {
+namespace {
+
+/// Columns of a panel, and rows of a tile: what keeps the sums of a few rows in registers and a tile in the nearest cache.
+constexpr int64_t kColumns = 64, kRows = 128;
+/// Of the panels that a thread holds at a time: less than half of a core's second cache.
+constexpr int64_t kPanelBytes = 400 << 10;
+/// With fewer rows, laying a panel out takes too long; with very few, as gradients of factors have, they pass over a
+/// weight whose outputs lie side by side without need to.
+constexpr int64_t kFewestRows = 192, kVeryFewRows = 32;
+/// Panels are read where they lie, unless their rows fall into the same few places of the caches.
+constexpr int64_t kAlias = 4096;
+/// Tiles whose sums are held in fp32 beside the result until all panels of a long product have been added.
+constexpr int64_t kMostTiles = 128;
+
+int64_t divided(int64_t count, int64_t by) { return (count + by - 1) / by; }
+
+GRAFT_CLONES void panelOfRows(const MatrixRows<const float> *rows, float *result, int64_t count) {
+    packRows(*rows, result, count);
+}
+GRAFT_CLONES void panelOfRows(const MatrixRows<const BF16> *rows, BF16 *result, int64_t count) {
+    packRows(*rows, result, count);
+}
+GRAFT_CLONES void panelOfColumns(const MatrixRows<const float> *rows, float *result, int64_t count) {
+    packColumns(*rows, result, count);
+}
+GRAFT_CLONES void panelOfColumns(const MatrixRows<const BF16> *rows, BF16 *result, int64_t count) {
+    packColumns(*rows, result, count);
+}
+
+/// The sums of a tile with what is added to each column, as items.
+template <class Item>
+GRAFT_INLINE void finish(const float *sums, int64_t width, const float *bias, const MatrixRows<Item> &result) {
+    for (int64_t i = 0; i < result.count; ++i) {
+        Item *row = result.row(i);
+        const float *from = sums + i * width;
+        if (bias) {
+#pragma omp simd
+            for (int64_t j = 0; j < result.size; ++j) store(row[j], from[j] + bias[j]);
+        } else {
+#pragma omp simd
+            for (int64_t j = 0; j < result.size; ++j) store(row[j], from[j]);
+        }
+    }
+}
+GRAFT_CLONES void finishTile(const float *sums, int64_t width, const float *bias, const MatrixRows<float> *result) {
+    finish(sums, width, bias, *result);
+}
+GRAFT_CLONES void finishTile(const float *sums, int64_t width, const float *bias, const MatrixRows<BF16> *result) {
+    finish(sums, width, bias, *result);
+}
+
+/// A right factor of tiles.
+template <class Item>
+struct Panel {
+    const Item *data;
+    int64_t stride;
+};
+
+/// Some inputs of one product of the sum.
+template <class Item>
+struct Slab {
+    const Item *x, *weight;
+    int64_t xStride, weightStride, inputs;
+    /// Whether the inputs of an output lie side by side in the weight, or the outputs of an input.
+    bool isByOutput;
+
+    /// `count` columns, laid out in the memory given unless they lie well already.
+    Panel<Item> panel(int64_t column, int64_t count, Item *memory) const {
+        if (isByOutput) {
+            const int64_t width = divided(count, 16) * 16;
+            const MatrixRows<const Item> rows{weight + column * weightStride, weightStride, count, inputs};
+            panelOfColumns(&rows, memory, width);
+            return {memory, width};
+        }
+        if (sizeof(Item) == sizeof(float) && weightStride * int64_t(sizeof(Item)) % kAlias != 0)
+            return {weight + column, weightStride};
+        const MatrixRows<const Item> rows{weight + column, weightStride, inputs, count};
+        panelOfRows(&rows, memory, inputs);
+        return {memory, count};
+    }
+};
+
+template <class Item, class Result>
+struct Sum {
+    using Group = std::vector<Slab<Item>>;
+    /// Slabs whose panels are held at the same time.
+    std::vector<Group> groups;
+    const float *bias;
+    Result *result;
+    int64_t rows, columns, resultStride;
+
+    /// fp32 sums are made where they belong.
+    static constexpr bool isDirect = sizeof(Result) == sizeof(float);
+    static constexpr int64_t mostInputs = kPanelBytes / (kColumns * int64_t(sizeof(Item)));
+
+    Sum(const std::vector<ProductTerm> &terms, const float *bias, const at::Tensor &to)
+        : bias(bias), result(items<Result>(to)), rows(to.size(0)), columns(to.size(1)), resultStride(to.stride(0)) {
+        int64_t held = mostInputs;
+        for (const auto &[x, weight] : terms) {
+            const bool isByOutput = weight.stride(1) == 1;
+            const int64_t inputs = x.size(1), parts = divided(inputs, mostInputs);
+            const int64_t size = divided(divided(inputs, parts), kColumns) * kColumns;
+            for (int64_t first = 0; first < inputs; first += size) {
+                const int64_t count = std::min(size, inputs - first);
+                if (held + count > mostInputs) {
+                    groups.emplace_back();
+                    held = 0;
+                }
+                held += count;
+                groups.back().push_back({items<Item>(x) + first, items<Item>(weight) + first * weight.stride(1),
+                                         x.stride(0), weight.stride(isByOutput ? 0 : 1), count, isByOutput});
+            }
+        }
+    }
+
+    void run() const {
+        const int64_t blocks = divided(rows, kRows), tiles = blocks * divided(columns, kColumns);
+        inParallel(tiles, 1, [&](int64_t begin, int64_t end) {
+            const auto panels = block<Item>((mostInputs + kColumns) * kColumns);
+            const bool isLong = !isDirect && groups.size() > 1;
+            const auto sums = block<float>((isLong ? std::min(kMostTiles, end - begin) : 1) * kRows * kColumns);
+            const int64_t most = isLong ? kMostTiles : end - begin;
+            for (int64_t first = begin; first < end; first += most)
+                for (const auto &group : groups)
+                    addGroup(group, first, std::min(end, first + most), blocks, panels.get(), sums.get());
+            at::native::cpublas::brgemm_release(sizeof(Item) == 2);
+        });
+    }
+
+    /// Adds a group to tiles, which are numbered down the columns of panels.
+    void addGroup(const Group &group, int64_t begin, int64_t end, int64_t blocks, Item *panels, float *sums) const {
+        const bool isLong = groups.size() > 1;
+        int64_t next;
+        for (int64_t tile = begin; tile < end; tile = next) {
+            next = std::min(end, (tile / blocks + 1) * blocks);
+            const int64_t column = tile / blocks * kColumns, width = std::min(kColumns, columns - column);
+            std::vector<Panel<Item>> laid;
+            Item *place = panels;
+            for (const auto &slab : group) {
+                laid.push_back(slab.panel(column, width, place));
+                place += kColumns * divided(slab.inputs, 2) * 2;
+            }
+            for (int64_t i = tile; i < next; ++i) {
+                const int64_t row = i % blocks * kRows;
+                addTile(group, laid, row, std::min(kRows, rows - row), column, width,
+                        sums + (isLong && !isDirect ? (i - begin) * kRows * kColumns : 0));
+            }
+        }
+    }
+
+    void addTile(const Group &group, const std::vector<Panel<Item>> &panels, int64_t row, int64_t count,
+                 int64_t column, int64_t width, float *sums) const {
+        Result *place = result + row * resultStride + column;
+        const int64_t stride = isDirect ? resultStride : kColumns;
+        if constexpr (isDirect) sums = place;
+        const bool isFirst = &group == &groups.front();
+        for (size_t s = 0; s < group.size(); ++s) {
+            const auto &slab = group[s];
+            // Powers of two, so that few kinds of tiles are compiled.
+            for (int64_t at = 0, size; at < count; at += size) {
+                size = int64_t(std::bit_floor(uint64_t(std::min(kRows, count - at))));
+                multiplyTile(size, width, slab.inputs, slab.x + (row + at) * slab.xStride, slab.xStride,
+                             panels[s].data, panels[s].stride, sums + at * stride, stride, !isFirst || s > 0);
+            }
+        }
+        if (&group != &groups.back() || (isDirect && !bias)) return;
+        const MatrixRows<Result> rows{place, resultStride, count, width};
+        finishTile(sums, stride, bias ? bias + column : nullptr, &rows);
+    }
+};
+
+bool isDense(const at::Tensor &weight) { return weight.stride(1) == 1 || weight.stride(0) == 1; }
+
+/// The term in a layout that slabs have a name for: bf16 goes in pairs of inputs.
+ProductTerm arranged(ProductTerm term) {
+    auto &[x, weight] = term;
+    const bool isOdd = x.scalar_type() == at::kBFloat16 && x.size(1) % 2 != 0;
+    if (isOdd) {
+        x = at::constant_pad_nd(x, {0, 1});
+        weight = at::constant_pad_nd(weight, {0, 1});
+    }
+    if (x.stride(1) != 1 || x.stride(0) < x.size(1)) x = converted(x, x.scalar_type());
+    const bool isByOutput = weight.stride(1) == 1;
+    const bool isPaired = x.scalar_type() != at::kBFloat16 || !isByOutput || weight.stride(0) % 2 == 0;
+    if (!isDense(weight) || !isPaired || weight.stride(isByOutput ? 0 : 1) < weight.size(isByOutput ? 1 : 0))
+        weight = weight.contiguous();
+    return term;
+}
+
+}  // namespace
+
+bool hasPanels(const ProductTerm &term) {
+#if defined(__x86_64__) && defined(CPUBLAS_BRGEMM_BF16BF16F32) && defined(CPUBLAS_BRGEMM_F32F32F32)
+    static const bool isWide = at::get_cpu_capability() == "AVX512";
+    const auto &[x, weight] = term;
+    const int64_t rows = x.size(0);
+    const bool suits = rows >= kFewestRows || (rows > 0 && rows <= kVeryFewRows && weight.stride(0) == 1);
+    return isWide && suits && hasKernels(x) && hasKernels(weight) && x.scalar_type() == weight.scalar_type() &&
+           x.size(1) > 0 && weight.size(0) > 0;
+#else
+    return false;
+#endif
+}
+
+void sumByPanels(const at::Tensor &result, const std::vector<ProductTerm> &given, const at::Tensor &bias) {
+    RECORD_FUNCTION("graft::panels", {});
+    std::vector<ProductTerm> terms;
+    for (const auto &term : given) terms.push_back(arranged(term));
+    const auto wide = bias.defined() ? bias.to(at::kFloat).contiguous() : at::Tensor();
+    const float *added = wide.defined() ? wide.const_data_ptr<float>() : nullptr;
+    const bool isBF16 = terms.front().x.scalar_type() == at::kBFloat16;
+    if (!isBF16) Sum<float, float>(terms, added, result).run();
+    else if (result.scalar_type() == at::kFloat) Sum<BF16, float>(terms, added, result).run();
+    else Sum<BF16, BF16>(terms, added, result).run();
+}
+
+}  // namespace graft
