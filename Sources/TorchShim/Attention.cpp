@@ -223,6 +223,14 @@ struct Backward {
         Run::writeColumns(queryResult.get(), count, &place);
     }
 
+    /// The slopes of a tile as a right factor.
+    const Item *rightSlopes(int64_t width) const {
+        if (sizeof(Item) == sizeof(float)) return slopes.get();
+        const MatrixRows<const Item> rows{slopes.get(), width, kTile, width};
+        Run::rows(&rows, packedSlopes.get(), kTile);
+        return packedSlopes.get();
+    }
+
     void addTile(const Sight &sight, int64_t first, int64_t at, int64_t width, int64_t count, const float *saved) {
         const Item *tileKeys = keys.get() + first * size, *tileValues = values.get() + first * size;
         const int64_t column = columnOffset(tileKeys, at);
@@ -230,14 +238,14 @@ struct Backward {
         multiplyTile(kTile, width, size, tileValues, size, outerColumns.get() + column, count, outerScores.get(), width,
                  false);
         const ScoreTile<Item> tile{scores.get(), outerScores.get(), saved + at, deltas.get() + at, probabilities.get(),
-                                   slopes.get(), packedSlopes.get(), width, kTile, first, at, scale};
+                                   slopes.get(), width, kTile, first, at, scale};
         Run::tile(&tile, &sight);
         multiplyTile(kTile, size, width, probabilities.get(), width, outerRows.get() + at * size, size,
                  valueResult.get() + first * size, size, true);
         multiplyTile(kTile, size, width, slopes.get(), width, queryRows.get() + at * size, size,
                  keyResult.get() + first * size, size, true);
         // The gradient of the queries, transposed: [dim, keys] [keys, queries].
-        multiplyTile(size, width, kTile, transposedKeys.get() + first, count, packedSlopes.get(), width,
+        multiplyTile(size, width, kTile, transposedKeys.get() + first, count, rightSlopes(width), width,
                  queryResult.get() + at, count, true);
     }
 };

@@ -53,32 +53,21 @@ template <class Item>
 struct ScoreTile {
     const float *scores, *outer;     // k q^T, and v do^T
     const float *logSums, *deltas;   // of the tile's queries
-    Item *probabilities, *gradient;  // left factors
-    Item *packed;                    // the gradient as a right factor
+    Item *probabilities, *gradient;
     int64_t width, rows, key, query;
     float scale;
 };
-
-/// A value where a tile's gradient is packed: rows as they are, or in pairs.
-GRAFT_INLINE float *packedPlace(float *packed, int64_t row, int64_t width) { return packed + row * width; }
-GRAFT_INLINE BF16 *packedPlace(BF16 *packed, int64_t row, int64_t width) {
-    return packed + (row / 2) * 2 * width + row % 2;
-}
-template <class Item>
-constexpr int64_t packedStep = sizeof(Item) == 2 ? 2 : 1;
 
 // p = exp(s - l), ds = p (dp - delta) scale.
 template <class Item>
 GRAFT_INLINE void differentiateTile(const ScoreTile<Item> &tile, const Sight &sight) {
     const int64_t width = tile.width;
-    constexpr int64_t step = packedStep<Item>;
     const float *logSums = tile.logSums, *deltas = tile.deltas;
     const float scale = tile.scale;
     for (int64_t r = 0; r < tile.rows; ++r) {
         const int64_t key = tile.key + r;
         const float *scores = tile.scores + r * width, *outer = tile.outer + r * width;
         Item *probabilities = tile.probabilities + r * width, *gradient = tile.gradient + r * width;
-        Item *packed = packedPlace(tile.packed, r, width);
         int64_t begin = key - tile.query, end = key + sight.window - tile.query;
         const int64_t last = sight.count - tile.query < width ? sight.count - tile.query : width;
         begin = begin < 0 ? 0 : begin;
@@ -87,20 +76,16 @@ GRAFT_INLINE void differentiateTile(const ScoreTile<Item> &tile, const Sight &si
         for (int64_t q = 0; q < begin; ++q) {
             store(probabilities[q], 0);
             store(gradient[q], 0);
-            store(packed[q * step], 0);
         }
 #pragma omp simd
         for (int64_t q = begin; q < end; ++q) {
             const float probability = exponential(scores[q] * scale - logSums[q]);
-            const float slope = probability * (outer[q] - deltas[q]) * scale;
             store(probabilities[q], probability);
-            store(gradient[q], slope);
-            store(packed[q * step], slope);
+            store(gradient[q], probability * (outer[q] - deltas[q]) * scale);
         }
         for (int64_t q = end; q < width; ++q) {
             store(probabilities[q], 0);
             store(gradient[q], 0);
-            store(packed[q * step], 0);
         }
     }
 }

@@ -18,8 +18,8 @@
 namespace graft {
 namespace {
 
-/// Columns of a panel, and rows of a tile: what keeps the sums of a few rows in registers and a tile in the nearest cache.
-constexpr int64_t kColumns = 64, kRows = 128;
+/// Columns of a panel, and rows of a tile at most: fewer where there would be too few tiles for all threads.
+constexpr int64_t kColumns = 64, kMostRows = 256, kTilesOfThread = 8, kFewestTileRows = 32;
 /// Of the panels that a thread holds at a time: less than half of a core's second cache.
 constexpr int64_t kPanelBytes = 400 << 10;
 /// With fewer rows, laying a panel out takes too long; with very few, as gradients of factors have, they pass over a
@@ -28,7 +28,7 @@ constexpr int64_t kFewestRows = 192, kVeryFewRows = 32;
 /// Panels are read where they lie, unless their rows fall into the same few places of the caches.
 constexpr int64_t kAlias = 4096;
 /// Tiles whose sums are held in fp32 beside the result until all panels of a long product have been added.
-constexpr int64_t kMostTiles = 128;
+constexpr int64_t kMostTiles = 64;
 
 int64_t divided(int64_t count, int64_t by) { return (count + by - 1) / by; }
 
@@ -105,7 +105,7 @@ struct Sum {
     std::vector<Group> groups;
     const float *bias;
     Result *result;
-    int64_t rows, columns, resultStride;
+    int64_t rows, columns, resultStride, tileRows = kMostRows;
 
     /// fp32 sums are made where they belong.
     static constexpr bool isDirect = sizeof(Result) == sizeof(float);
@@ -113,6 +113,7 @@ struct Sum {
 
     Sum(const std::vector<ProductTerm> &terms, const float *bias, const at::Tensor &to)
         : bias(bias), result(items<Result>(to)), rows(to.size(0)), columns(to.size(1)), resultStride(to.stride(0)) {
+        while (tileRows > kFewestTileRows && tileCount() < kTilesOfThread * at::get_num_threads()) tileRows /= 2;
         int64_t held = mostInputs;
         for (const auto &[x, weight] : terms) {
             const bool isByOutput = weight.stride(1) == 1;
@@ -131,12 +132,14 @@ struct Sum {
         }
     }
 
+    int64_t tileCount() const { return divided(rows, tileRows) * divided(columns, kColumns); }
+
     void run() const {
-        const int64_t blocks = divided(rows, kRows), tiles = blocks * divided(columns, kColumns);
-        inParallel(tiles, 1, [&](int64_t begin, int64_t end) {
+        const int64_t blocks = divided(rows, tileRows);
+        inParallel(tileCount(), 1, [&](int64_t begin, int64_t end) {
             const auto panels = block<Item>((mostInputs + kColumns) * kColumns);
             const bool isLong = !isDirect && groups.size() > 1;
-            const auto sums = block<float>((isLong ? std::min(kMostTiles, end - begin) : 1) * kRows * kColumns);
+            const auto sums = block<float>((isLong ? std::min(kMostTiles, end - begin) : 1) * tileRows * kColumns);
             const int64_t most = isLong ? kMostTiles : end - begin;
             for (int64_t first = begin; first < end; first += most)
                 for (const auto &group : groups)
@@ -159,9 +162,9 @@ struct Sum {
                 place += kColumns * divided(slab.inputs, 2) * 2;
             }
             for (int64_t i = tile; i < next; ++i) {
-                const int64_t row = i % blocks * kRows;
-                addTile(group, laid, row, std::min(kRows, rows - row), column, width,
-                        sums + (isLong && !isDirect ? (i - begin) * kRows * kColumns : 0));
+                const int64_t row = i % blocks * tileRows;
+                addTile(group, laid, row, std::min(tileRows, rows - row), column, width,
+                        sums + (isLong && !isDirect ? (i - begin) * tileRows * kColumns : 0));
             }
         }
     }
@@ -176,7 +179,7 @@ struct Sum {
             const auto &slab = group[s];
             // Powers of two, so that few kinds of tiles are compiled.
             for (int64_t at = 0, size; at < count; at += size) {
-                size = int64_t(std::bit_floor(uint64_t(std::min(kRows, count - at))));
+                size = int64_t(std::bit_floor(uint64_t(count - at)));
                 multiplyTile(size, width, slab.inputs, slab.x + (row + at) * slab.xStride, slab.xStride,
                              panels[s].data, panels[s].stride, sums + at * stride, stride, !isFirst || s > 0);
             }

@@ -124,7 +124,7 @@ package func clipNorm(of gradients: [Tensor], to limit: Double) throws -> Double
         if limit > 0, norm.isFinite {
             // In fp32 and in torch's order of operations, so that the scaled gradients are the same bit for bit.
             let factor = min(1 / (norm + 1e-6) * Float(limit), 1)
-            try call("aten::_foreach_mul_.Scalar", gradients, Double(factor))
+            if factor < 1 { try call("aten::_foreach_mul_.Scalar", gradients, Double(factor)) }
         }
         return Double(norm)
     }

@@ -134,7 +134,13 @@ public final class StepProfile {
 
     /// In the order in which names are compared.
     private static let kinds: [(kind: String, parts: [String])] = [
-        ("products", ["graft::panels", "_linear_pointwise", "aten::mm", "aten::addmm", "aten::linear", "aten::matmul", "aten::bmm"]),
+        (
+            "products",
+            [
+                "graft::panels", "_linear_pointwise", "aten::mm", "aten::addmm", "aten::linear", "aten::matmul",
+                "aten::bmm",
+            ]
+        ),
         ("attention", ["attention", "Attention", "softmax"]),
         ("norms", ["rms_norm", "::Norm>"]),
         ("gated activation", ["swiglu", "::Activation>", "silu"]),
