@@ -329,12 +329,7 @@ struct Attention : torch::autograd::Function<Attention> {
 };
 
 bool hasAttention(const at::Tensor &query) {
-#if defined(__x86_64__) && defined(CPUBLAS_BRGEMM_BF16BF16F32) && defined(CPUBLAS_BRGEMM_F32F32F32)
-    static const bool isWide = at::get_cpu_capability() == "AVX512";
-    return isWide && hasKernels(query) && query.dim() == 4 && query.size(3) % 16 == 0 && query.size(3) <= 256;
-#else
-    return false;
-#endif
+    return hasTiles(query) && query.dim() == 4 && query.size(3) % 16 == 0 && query.size(3) <= 256;
 }
 
 at::Tensor attention(const at::Tensor &query, const at::Tensor &key, const at::Tensor &value, at::IntArrayRef lengths,

@@ -30,6 +30,11 @@ struct Layers : torch::CustomClassHolder {
 
 at::Tensor flat(const at::Tensor &tensor) { return tensor.reshape({-1, tensor.size(-1)}).contiguous(); }
 
+/// The dtype that sums of products over rows are kept in.
+at::ScalarType wide(const at::Tensor &tensor) {
+    return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
 /// Down factors `[rank, in]` times their layers' scales on top of each other, `[ranks, in]`; undefined for none.
 at::Tensor stacked(const Layers &layers, const std::vector<size_t> &which, at::TensorList factors, at::ScalarType dtype) {
     if (which.empty()) return {};
@@ -86,7 +91,7 @@ struct Backward {
     void addUp(size_t layer, const at::Tensor &outer, const at::Tensor &inner) {
         const int64_t place = layers.places[layer] + 1;
         const auto &up = saved[place];  // [out, rank]
-        auto transposed = at::empty({up.size(1), up.size(0)}, up.options().dtype(at::kFloat));
+        auto transposed = at::empty({up.size(1), up.size(0)}, up.options().dtype(wide(inner)));
         sumOfProducts(transposed, {{inner.t(), outer.t()}});
         factorGradients[place] = converted(transposed.t(), up.scalar_type());
     }
@@ -124,7 +129,7 @@ struct Backward {
 
     /// `inner` holds dt of these layers side by side.
     void addDowns(const std::vector<size_t> &which, const at::Tensor &inner, const at::Tensor &x) {
-        const auto all = at::empty({inner.size(1), x.size(1)}, x.options().dtype(at::kFloat));
+        const auto all = at::empty({inner.size(1), x.size(1)}, x.options().dtype(wide(x)));
         sumOfProducts(all, {{inner.t(), x.t()}});
         int64_t start = 0;
         for (size_t layer : which) {
@@ -221,6 +226,9 @@ std::vector<at::Tensor> linears(const at::Tensor &input, at::TensorList weights,
         TORCH_CHECK(weight.scalar_type() == input.scalar_type(), "the dtypes of input and weight differ");
         TORCH_CHECK(!weight.requires_grad() && !(layers->biases[i].defined() && layers->biases[i].requires_grad()),
                     "weights and biases get no gradient here");
+        const auto &bias = layers->biases[i];
+        TORCH_CHECK(!bias.defined() || (bias.dim() == 1 && bias.size(0) == weight.size(0)), "the bias of layer ", i,
+                    " is ", bias.sizes(), ", but its weight has ", weight.size(0), " outputs");
         TORCH_CHECK(down.defined() == up.defined(), "layer ", i, " has one factor; expected two or none");
         layers->places.push_back(down.defined() ? int64_t(present.size()) : -1);
         if (!down.defined()) continue;

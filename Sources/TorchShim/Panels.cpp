@@ -10,6 +10,7 @@
 #include <ATen/record_function.h>
 
 #include <bit>
+#include <limits>
 
 #include "Conversion.h"
 #include "Parallel.h"
@@ -78,24 +79,39 @@ struct Panel {
 template <class Item>
 struct Slab {
     const Item *x, *weight;
-    int64_t xStride, weightStride, inputs;
+    /// `inputs` is how many are multiplied: of `count` ones and zeros behind them.
+    int64_t xStride, weightStride, inputs, count;
     /// Whether the inputs of an output lie side by side in the weight, or the outputs of an input.
     bool isByOutput;
 
-    /// `count` columns, laid out in the memory given unless they lie well already.
-    Panel<Item> panel(int64_t column, int64_t count, Item *memory) const {
+    /// Columns of the weight, laid out in the memory given unless they lie well already.
+    Panel<Item> panel(int64_t column, int64_t columns, Item *memory) const {
         if (isByOutput) {
-            const int64_t width = divided(count, 16) * 16;
-            const MatrixRows<const Item> rows{weight + column * weightStride, weightStride, count, inputs};
+            const int64_t width = divided(columns, 16) * 16;
+            const MatrixRows<const Item> rows{weight + column * weightStride, weightStride, columns, inputs};
             panelOfColumns(&rows, memory, width);
             return {memory, width};
         }
-        if (sizeof(Item) == sizeof(float) && weightStride * int64_t(sizeof(Item)) % kAlias != 0)
-            return {weight + column, weightStride};
-        const MatrixRows<const Item> rows{weight + column, weightStride, inputs, count};
+        if (liesWell(columns)) return {weight + column, weightStride};
+        const MatrixRows<const Item> rows{weight + column, weightStride, count, columns};
         panelOfRows(&rows, memory, inputs);
-        return {memory, count};
+        return {memory, columns};
     }
+
+    bool liesWell(int64_t columns) const {
+        const int64_t bytes = weightStride * int64_t(sizeof(Item));
+        return sizeof(Item) == sizeof(float) && inputs == count && weightStride >= columns && bytes % kAlias != 0 &&
+               bytes * inputs <= std::numeric_limits<int32_t>::max();
+    }
+};
+
+/// A term in a layout that slabs have a name for.
+struct Arranged {
+    at::Tensor x, weight;
+    int64_t inputs;
+    bool isByOutput;
+    /// Whether the number of inputs is one of rows, which differs from step to step.
+    bool varies;
 };
 
 template <class Item, class Result>
@@ -111,25 +127,35 @@ struct Sum {
     static constexpr bool isDirect = sizeof(Result) == sizeof(float);
     static constexpr int64_t mostInputs = kPanelBytes / (kColumns * int64_t(sizeof(Item)));
 
-    Sum(const std::vector<ProductTerm> &terms, const float *bias, const at::Tensor &to)
+    Sum(const std::vector<Arranged> &terms, const float *bias, const at::Tensor &to)
         : bias(bias), result(items<Result>(to)), rows(to.size(0)), columns(to.size(1)), resultStride(to.stride(0)) {
         while (tileRows > kFewestTileRows && tileCount() < kTilesOfThread * at::get_num_threads()) tileRows /= 2;
         int64_t held = mostInputs;
-        for (const auto &[x, weight] : terms) {
-            const bool isByOutput = weight.stride(1) == 1;
-            const int64_t inputs = x.size(1), parts = divided(inputs, mostInputs);
-            const int64_t size = divided(divided(inputs, parts), kColumns) * kColumns;
-            for (int64_t first = 0; first < inputs; first += size) {
-                const int64_t count = std::min(size, inputs - first);
-                if (held + count > mostInputs) {
+        for (const auto &term : terms) {
+            const int64_t parts = divided(term.inputs, mostInputs);
+            const int64_t even = divided(divided(term.inputs, parts), kColumns) * kColumns;
+            for (int64_t first = 0, size; first < term.inputs; first += size) {
+                const int64_t left = term.inputs - first;
+                // Each size is compiled, and kept: powers of two where there would be ever more of them.
+                size = term.varies ? std::max(kColumns, int64_t(std::bit_floor(uint64_t(std::min(left, mostInputs)))))
+                                   : even;
+                const int64_t count = std::min(size, left), inputs = term.varies ? size : count;
+                if (held + inputs > mostInputs) {
                     groups.emplace_back();
                     held = 0;
                 }
-                held += count;
-                groups.back().push_back({items<Item>(x) + first, items<Item>(weight) + first * weight.stride(1),
-                                         x.stride(0), weight.stride(isByOutput ? 0 : 1), count, isByOutput});
+                held += inputs;
+                groups.back().push_back(slab(term, first, inputs, count));
             }
         }
+    }
+
+    static Slab<Item> slab(const Arranged &term, int64_t first, int64_t inputs, int64_t count) {
+        const auto &[x, weight, all, isByOutput, varies] = term;
+        // The stride of a single row says nothing.
+        const int64_t xStride = x.size(0) == 1 ? std::max(x.stride(0), x.size(1)) : x.stride(0);
+        return {items<Item>(x) + first, items<Item>(weight) + first * weight.stride(1), xStride,
+                weight.stride(isByOutput ? 0 : 1), inputs, count, isByOutput};
     }
 
     int64_t tileCount() const { return divided(rows, tileRows) * divided(columns, kColumns); }
@@ -192,40 +218,47 @@ struct Sum {
 
 bool isDense(const at::Tensor &weight) { return weight.stride(1) == 1 || weight.stride(0) == 1; }
 
-/// The term in a layout that slabs have a name for: bf16 goes in pairs of inputs.
-ProductTerm arranged(ProductTerm term) {
-    auto &[x, weight] = term;
-    const bool isOdd = x.scalar_type() == at::kBFloat16 && x.size(1) % 2 != 0;
-    if (isOdd) {
+/// A turned `x`, as gradients of factors have it: rows of zeros up to a length of which there are few.
+Arranged arrangedTurned(const ProductTerm &term) {
+    const auto &[x, weight] = term;
+    const int64_t inputs = x.size(1), length = std::max(kColumns, int64_t(std::bit_ceil(uint64_t(inputs))));
+    auto rows = at::zeros({x.size(0), length}, x.options());
+    convert(x, 1, rows.narrow(1, 0, inputs));
+    return {rows, weight.stride(0) == 1 ? weight : converted(weight.t(), weight.scalar_type()).t(), inputs, false, true};
+}
+
+Arranged arranged(const ProductTerm &term) {
+    auto [x, weight] = term;
+    if (x.stride(1) != 1 && x.stride(0) == 1 && x.size(1) > 1) return arrangedTurned(term);
+    // bf16 goes in pairs of inputs.
+    const bool isBF16 = x.scalar_type() == at::kBFloat16;
+    if (isBF16 && x.size(1) % 2 != 0) {
         x = at::constant_pad_nd(x, {0, 1});
         weight = at::constant_pad_nd(weight, {0, 1});
     }
     if (x.stride(1) != 1 || x.stride(0) < x.size(1)) x = converted(x, x.scalar_type());
-    const bool isByOutput = weight.stride(1) == 1;
-    const bool isPaired = x.scalar_type() != at::kBFloat16 || !isByOutput || weight.stride(0) % 2 == 0;
-    if (!isDense(weight) || !isPaired || weight.stride(isByOutput ? 0 : 1) < weight.size(isByOutput ? 1 : 0))
+    const bool isPaired = !isBF16 || weight.stride(1) != 1 || weight.stride(0) % 2 == 0;
+    const int64_t stride = weight.stride(weight.stride(1) == 1 ? 0 : 1);
+    if (!isDense(weight) || !isPaired || stride < weight.size(weight.stride(1) == 1 ? 1 : 0))
         weight = weight.contiguous();
-    return term;
+    return {x, weight, x.size(1), weight.stride(1) == 1, false};
 }
 
 }  // namespace
 
 bool hasPanels(const ProductTerm &term) {
-#if defined(__x86_64__) && defined(CPUBLAS_BRGEMM_BF16BF16F32) && defined(CPUBLAS_BRGEMM_F32F32F32)
-    static const bool isWide = at::get_cpu_capability() == "AVX512";
     const auto &[x, weight] = term;
     const int64_t rows = x.size(0);
     const bool suits = rows >= kFewestRows || (rows > 0 && rows <= kVeryFewRows && weight.stride(0) == 1);
-    return isWide && suits && hasKernels(x) && hasKernels(weight) && x.scalar_type() == weight.scalar_type() &&
-           x.size(1) > 0 && weight.size(0) > 0;
-#else
-    return false;
-#endif
+    return suits && hasTiles(x) && hasKernels(weight) && x.scalar_type() == weight.scalar_type() && x.size(1) > 0 &&
+           weight.size(0) > 0;
 }
 
 void sumByPanels(const at::Tensor &result, const std::vector<ProductTerm> &given, const at::Tensor &bias) {
     RECORD_FUNCTION("graft::panels", {});
-    std::vector<ProductTerm> terms;
+    TORCH_CHECK(!bias.defined() || (bias.is_cpu() && bias.dim() == 1 && bias.size(0) == result.size(1)), "a bias ",
+                bias.sizes(), " for ", result.size(1), " outputs");
+    std::vector<Arranged> terms;
     for (const auto &term : given) terms.push_back(arranged(term));
     const auto wide = bias.defined() ? bias.to(at::kFloat).contiguous() : at::Tensor();
     const float *added = wide.defined() ? wide.const_data_ptr<float>() : nullptr;

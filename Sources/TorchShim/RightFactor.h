@@ -3,8 +3,12 @@
 // Such a product wants its right factor `[K, N]` in rows; in bf16 as pairs of rows, `[K / 2, N, 2]`.
 #pragma once
 
+#include <ATen/Context.h>
+#include <ATen/Version.h>
 #include <ATen/native/CPUBlas.h>
 #include <c10/core/CPUAllocator.h>
+
+#include <exception>
 
 #include "Vectors.h"
 
@@ -28,7 +32,7 @@ GRAFT_INLINE void copyRows(const MatrixRows<const Item> &rows, Item *result, int
 }
 
 /// Sixteen 32-bit words of any items; rows begin anywhere.
-typedef uint32_t Words __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t Words __attribute__((vector_size(64), aligned(2), may_alias));
 /// Thirty-two 16-bit ones.
 typedef uint16_t Halves __attribute__((vector_size(64), aligned(2), may_alias));
 
@@ -139,6 +143,32 @@ inline void multiplyTile(int64_t m, int64_t n, int64_t k, const BF16 *a, int64_t
                          float *c, int64_t ldc, bool adds) {
     at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, adds, reinterpret_cast<const at::BFloat16 *>(a),
                                 reinterpret_cast<const at::BFloat16 *>(b), c, true);
+}
+
+template <class Item>
+bool canMultiplyTiles() {
+    // oneDNN says so by throwing; who multiplies on several threads has to know before.
+    try {
+        Item a[16 * 16] = {}, b[16 * 16] = {};
+        float c[16 * 16];
+        multiplyTile(16, 16, 16, a, 16, b, 16, c, 16, false);
+        at::native::cpublas::brgemm_release(sizeof(Item) == 2);
+        return true;
+    } catch (const std::exception &) {
+        return false;
+    }
+}
+
+/// Whether the machine multiplies tiles of a tensor's dtype, and well.
+inline bool hasTiles(const at::Tensor &tensor) {
+#if defined(__x86_64__) && defined(CPUBLAS_BRGEMM_BF16BF16F32) && defined(CPUBLAS_BRGEMM_F32F32F32)
+    if (!hasKernels(tensor) || !at::globalContext().userEnabledMkldnn()) return false;
+    static const bool isWide = at::get_cpu_capability() == "AVX512";
+    static const bool ofFloats = isWide && canMultiplyTiles<float>(), ofBF16 = isWide && canMultiplyTiles<BF16>();
+    return tensor.scalar_type() == at::kFloat ? ofFloats : ofBF16;
+#else
+    return false;
+#endif
 }
 
 /// Memory for items that nobody has written yet, from LibTorch's allocator, which keeps large blocks between steps.

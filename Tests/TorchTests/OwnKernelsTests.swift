@@ -198,7 +198,7 @@ import Torch
     func linears(rows: Int, drops: Bool) throws {
         var random = SeededGenerator(seed: 350 + UInt64(rows))
         let sizes = [65, 33, 12]
-        let (inputs, ranks, scales) = (77, [5, 3], [2.0, 0.5])
+        let (inputs, ranks, scales) = (77, [rows == 131 ? 1 : 5, 3], [2.0, 0.5])
         let weights = try sizes.map { try (Tensor.random([$0, inputs], &random) / 8).to(dtype: .bfloat16) }
         let bias = try Tensor.random([sizes[1]], &random).to(dtype: .bfloat16)
         let dropped = try Tensor((0..<2 * rows * inputs).map { $0 % 3 == 0 ? 0 : 1.5 }, shape: [2, rows, inputs])
@@ -248,6 +248,12 @@ import Torch
         let odd = LowRankTerm(down: try Tensor.zeros([1, 4]), up: try Tensor.zeros([2, 3]), scale: 1)
         #expect(throws: TorchError.self) {
             try frozenLinears([FrozenLinear(weight: Tensor.zeros([2, 4]), term: odd)], x)
+        }
+        for rows in [3, 200] {
+            let input = try Tensor.zeros([rows, 4])
+            let biased = FrozenLinear(weight: weight, bias: try Tensor.zeros([1]))
+            #expect(throws: TorchError.self) { try frozenLinears([biased], input) }
+            #expect(throws: TorchError.self) { try unrecordedProduct(input, weight, Tensor.zeros([3])) }
         }
         #expect(throws: TorchError.self) { try rmsNorm(x, weight: Tensor.zeros([3]), epsilon: 1) }
         #expect(throws: TorchError.self) { try swiglu(gate: x, up: Tensor.zeros([4, 3])) }
