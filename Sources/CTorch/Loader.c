@@ -56,12 +56,15 @@ static bool try_path(const char *path) {
 /// costs several times the work itself, so they spin briefly and then sleep, unless the user says otherwise.
 static void spin_briefly(void) {
     if (!getenv("OMP_WAIT_POLICY")) setenv("GOMP_SPINCOUNT", "1000", 0);
-    // Weights in large pages: products read them all, each once in a pass, so that small ones cost a look-up a few rows.
-    setenv("THP_MEM_ALLOC_ENABLE", "1", 0);
 }
+
+/// Weights go to large pages unless the user says otherwise: products read all of them in every pass, and small pages cost
+/// a look-up every few rows.
+static void ask_for_large_pages(void) { setenv("THP_MEM_ALLOC_ENABLE", "1", 0); }
 
 static void load(void) {
     spin_briefly();
+    ask_for_large_pages();
     const char *chosen = getenv("GRAFT_ENGINE");
     if (chosen && *chosen) {
         if (!try_path(chosen))

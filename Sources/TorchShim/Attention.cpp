@@ -1,6 +1,5 @@
 // Causal attention whose scores exist tile by tile, forward and backward, for grouped heads and packed rows.
 #include <ATen/ATen.h>
-#include <ATen/Version.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -31,20 +30,20 @@ int64_t columnOffset(const BF16 *, int64_t column) { return 2 * column; }
         softmaxBlock(scores, result, width, rows, query, key, *sight, scale, logSums);                               \
     }                                                                                                                \
     GRAFT_CLONES void tile##Name(const ScoreTile<Item> *tile, const Sight *sight) { differentiateTile(*tile, *sight); } \
-    GRAFT_CLONES void rows##Name(const MatrixRows<const Item> *rows, Item *result, int64_t count) {                    \
+    GRAFT_CLONES void rows##Name(const MatrixRows<const Item> *rows, Item *result, int64_t count) {                  \
         packRows(*rows, result, count);                                                                              \
     }                                                                                                                \
-    GRAFT_CLONES void columns##Name(const MatrixRows<const Item> *rows, Item *result, int64_t count) {                 \
+    GRAFT_CLONES void columns##Name(const MatrixRows<const Item> *rows, Item *result, int64_t count) {               \
         packColumns(*rows, result, count);                                                                           \
     }                                                                                                                \
-    GRAFT_CLONES void transposed##Name(const MatrixRows<const Item> *rows, Item *result, int64_t count) {              \
+    GRAFT_CLONES void transposed##Name(const MatrixRows<const Item> *rows, Item *result, int64_t count) {            \
         transposeRows(*rows, result, count);                                                                         \
     }                                                                                                                \
-    GRAFT_CLONES void sums##Name(const MatrixRows<const Item> *a, const MatrixRows<const Item> *b, float *sums) {        \
+    GRAFT_CLONES void sums##Name(const MatrixRows<const Item> *a, const MatrixRows<const Item> *b, float *sums) {    \
         multiplyRows(*a, *b, sums);                                                                                  \
     }                                                                                                                \
     GRAFT_CLONES void writeRows##Name(const float *values, const MatrixRows<Item> *rows) { writeRows(values, *rows); } \
-    GRAFT_CLONES void writeColumns##Name(const float *values, int64_t count, const MatrixRows<Item> *rows) {           \
+    GRAFT_CLONES void writeColumns##Name(const float *values, int64_t count, const MatrixRows<Item> *rows) {         \
         writeColumns(values, count, *rows);                                                                          \
     }
 GRAFT_FOR(float, Float)
@@ -53,17 +52,17 @@ GRAFT_FOR(BF16, BF16)
 
 template <class Item>
 struct Loops;
-#define GRAFT_LOOPS(Item, Name)                                                                                    \
-    template <>                                                                                                    \
-    struct Loops<Item> {                                                                                           \
-        static constexpr auto softmax = softmax##Name;                                                             \
-        static constexpr auto tile = tile##Name;                                                                   \
-        static constexpr auto rows = rows##Name;                                                                   \
-        static constexpr auto columns = columns##Name;                                                             \
-        static constexpr auto transposed = transposed##Name;                                                       \
-        static constexpr auto sums = sums##Name;                                                                   \
-        static constexpr auto writeRows = writeRows##Name;                                                         \
-        static constexpr auto writeColumns = writeColumns##Name;                                                   \
+#define GRAFT_LOOPS(Item, Name)                                                                                      \
+    template <>                                                                                                      \
+    struct Loops<Item> {                                                                                             \
+        static constexpr auto softmax = softmax##Name;                                                               \
+        static constexpr auto tile = tile##Name;                                                                     \
+        static constexpr auto rows = rows##Name;                                                                     \
+        static constexpr auto columns = columns##Name;                                                               \
+        static constexpr auto transposed = transposed##Name;                                                         \
+        static constexpr auto sums = sums##Name;                                                                     \
+        static constexpr auto writeRows = writeRows##Name;                                                           \
+        static constexpr auto writeColumns = writeColumns##Name;                                                     \
     };
 GRAFT_LOOPS(float, Float)
 GRAFT_LOOPS(BF16, BF16)

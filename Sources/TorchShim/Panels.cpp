@@ -151,22 +151,24 @@ struct Sum {
     }
 
     static Slab<Item> slab(const Arranged &term, int64_t first, int64_t inputs, int64_t count) {
-        const auto &[x, weight, all, isByOutput, varies] = term;
+        const auto &x = term.x, &weight = term.weight;
         // The stride of a single row says nothing.
         const int64_t xStride = x.size(0) == 1 ? std::max(x.stride(0), x.size(1)) : x.stride(0);
         return {items<Item>(x) + first, items<Item>(weight) + first * weight.stride(1), xStride,
-                weight.stride(isByOutput ? 0 : 1), inputs, count, isByOutput};
+                weight.stride(term.isByOutput ? 0 : 1), inputs, count, term.isByOutput};
     }
+
+    /// Whether sums wait beside the result for further groups.
+    bool holdsSums() const { return !isDirect && groups.size() > 1; }
 
     int64_t tileCount() const { return divided(rows, tileRows) * divided(columns, kColumns); }
 
     void run() const {
         const int64_t blocks = divided(rows, tileRows);
         inParallel(tileCount(), 1, [&](int64_t begin, int64_t end) {
-            const auto panels = block<Item>((mostInputs + kColumns) * kColumns);
-            const bool isLong = !isDirect && groups.size() > 1;
-            const auto sums = block<float>((isLong ? std::min(kMostTiles, end - begin) : 1) * tileRows * kColumns);
-            const int64_t most = isLong ? kMostTiles : end - begin;
+            const auto panels = block<Item>(mostInputs * kColumns);
+            const int64_t most = holdsSums() ? kMostTiles : end - begin;
+            const auto sums = block<float>((holdsSums() ? std::min(most, end - begin) : 1) * tileRows * kColumns);
             for (int64_t first = begin; first < end; first += most)
                 for (const auto &group : groups)
                     addGroup(group, first, std::min(end, first + most), blocks, panels.get(), sums.get());
@@ -176,7 +178,6 @@ struct Sum {
 
     /// Adds a group to tiles, which are numbered down the columns of panels.
     void addGroup(const Group &group, int64_t begin, int64_t end, int64_t blocks, Item *panels, float *sums) const {
-        const bool isLong = groups.size() > 1;
         int64_t next;
         for (int64_t tile = begin; tile < end; tile = next) {
             next = std::min(end, (tile / blocks + 1) * blocks);
@@ -185,12 +186,12 @@ struct Sum {
             Item *place = panels;
             for (const auto &slab : group) {
                 laid.push_back(slab.panel(column, width, place));
-                place += kColumns * divided(slab.inputs, 2) * 2;
+                place += kColumns * slab.inputs;
             }
             for (int64_t i = tile; i < next; ++i) {
                 const int64_t row = i % blocks * tileRows;
                 addTile(group, laid, row, std::min(tileRows, rows - row), column, width,
-                        sums + (isLong && !isDirect ? (i - begin) * tileRows * kColumns : 0));
+                        sums + (holdsSums() ? (i - begin) * tileRows * kColumns : 0));
             }
         }
     }
@@ -216,8 +217,6 @@ struct Sum {
     }
 };
 
-bool isDense(const at::Tensor &weight) { return weight.stride(1) == 1 || weight.stride(0) == 1; }
-
 /// A turned `x`, as gradients of factors have it: rows of zeros up to a length of which there are few.
 Arranged arrangedTurned(const ProductTerm &term) {
     const auto &[x, weight] = term;
@@ -237,10 +236,9 @@ Arranged arranged(const ProductTerm &term) {
         weight = at::constant_pad_nd(weight, {0, 1});
     }
     if (x.stride(1) != 1 || x.stride(0) < x.size(1)) x = converted(x, x.scalar_type());
-    const bool isPaired = !isBF16 || weight.stride(1) != 1 || weight.stride(0) % 2 == 0;
-    const int64_t stride = weight.stride(weight.stride(1) == 1 ? 0 : 1);
-    if (!isDense(weight) || !isPaired || stride < weight.size(weight.stride(1) == 1 ? 1 : 0))
-        weight = weight.contiguous();
+    const int64_t dense = weight.stride(1) == 1 ? 1 : 0, stride = weight.stride(1 - dense);
+    const bool isPaired = !isBF16 || dense == 0 || stride % 2 == 0;
+    if (weight.stride(dense) != 1 || !isPaired || stride < weight.size(dense)) weight = weight.contiguous();
     return {x, weight, x.size(1), weight.stride(1) == 1, false};
 }
 

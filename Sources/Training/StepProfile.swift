@@ -95,8 +95,7 @@ public final class StepProfile {
 
     /// The seconds of a forward and a backward product, each the quickest of four, in chunks as the loss has them.
     private static func times(of weight: Tensor, tokens: Int) throws -> ProductTimes {
-        let mostValues = SupervisedObjective.defaultChunkBytes / weight.dtype.byteCount
-        let count = max(1, min(tokens, mostValues / max(weight.size(0), 1)))
+        let count = min(tokens, SupervisedObjective().tokensOfChunk(of: weight, vocabulary: weight.size(0)))
         return try [weight, weight.transposed()].reduce(into: ProductTimes()) { sum, matrix in
             let vectors = try Tensor.ones([count, matrix.size(1)], dtype: weight.dtype, device: weight.device)
             let quickest = try [matrix, packedWeight(matrix, rows: count)].map { layout in

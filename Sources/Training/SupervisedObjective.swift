@@ -58,16 +58,18 @@ public struct SupervisedObjective: Sendable {
             "aten::cross_entropy_loss", logits.to(dtype: .float32), targets, Argument.none, noReduction)
     }
 
-    /// The bytes of one logit: the portable form has them in fp32 in any case.
-    private static func logitBytes(of states: Tensor) -> Int {
-        runsOwnKernels(states) ? states.dtype.byteCount : DType.float32.byteCount
+    /// How many tokens' logits, of states `[n, hidden]` under a head, are there at a time; at least one.
+    package func tokensOfChunk(of states: Tensor, vocabulary: Int) -> Int {
+        // The portable form has them in fp32 in any case.
+        let width = runsOwnKernels(states) ? states.dtype.byteCount : DType.float32.byteCount
+        return max(1, chunkBytes / (width * max(vocabulary, 1)))
     }
 
     /// The losses of hidden states `[n, hidden]` under a frozen head, chunk by chunk.
     private func losses(of states: Tensor, targets: Tensor, weight: Tensor, bias: Tensor?) throws -> Tensor {
         let needsGradient = isGradEnabled && states.requiresGrad
         let tokens = states.size(0)
-        let chunk = max(1, chunkBytes / (Self.logitBytes(of: states) * weight.size(0)))
+        let chunk = tokensOfChunk(of: states, vocabulary: weight.size(0))
         return try withCustomGradient("cross_entropy_of_frozen_head", inputs: [states]) {
             let losses = try Tensor.empty([tokens], device: states.device)
             // A token's loss depends on its own state alone, so its gradient can be made now and scaled later.
