@@ -54,6 +54,9 @@ packages: .build/workspace-state.json
 	@mkdir -p .build && { $(SWIFT) package resolve >.build/resolve.log 2>&1 || { cat .build/resolve.log >&2; exit 1; }; }
 	@touch $@
 
+# What went wrong, each once and in few lines: logs are often cut down to their ends.
+ISSUES_OF_TESTS := grep -a -A2 'recorded an issue' .build/test.log | grep -a '^[✘↳]' | cut -c1-240 | awk '!seen[$$0]++' | head -20
+
 test: oracle ## Run every test (FILTER=<regular expression> runs some)
 	@$(ENGINE)
 	@$(MAKE) packages
@@ -62,7 +65,7 @@ test: oracle ## Run every test (FILTER=<regular expression> runs some)
 	@scripts/place-engine.sh $(PRODUCTS)
 	@$(SWIFT) test $(CONFIGURATION) --skip-build --disable-xctest $(if $(FILTER),--filter '$(FILTER)') 2>&1 \
 	    | tee .build/test.log \
-	    || { echo "Graft: failed (all that was printed is in .build/test.log):"; grep -a -A6 '^✘' .build/test.log; exit 1; }
+	    || { echo "Graft: failed (all that was printed is in .build/test.log):"; $(ISSUES_OF_TESTS); exit 1; }
 
 demo: build ## Fine-tune SmolLM2-135M on real data and show what it learnt
 	@scripts/demo.sh

@@ -45,9 +45,14 @@ public final class RunningCommand: Sendable {
         var variables = ProcessInfo.processInfo.environment
         for (name, value) in environment { variables[name] = value.isEmpty ? nil : value }
         process.environment = variables
-        process.standardInput = FileHandle(forReadingAtPath: try files.write(input, to: "in"))
-        process.standardOutput = FileHandle(forWritingAtPath: try files.write("", to: "out"))
-        process.standardError = FileHandle(forWritingAtPath: try files.write("", to: "err"))
+        let handles = [
+            FileHandle(forReadingAtPath: try files.write(input, to: "in")),
+            FileHandle(forWritingAtPath: try files.write("", to: "out")),
+            FileHandle(forWritingAtPath: try files.write("", to: "err")),
+        ]
+        (process.standardInput, process.standardOutput, process.standardError) = (handles[0], handles[1], handles[2])
+        // The program has its own; `Process` would keep these, and hundreds of commands pass the usual limit.
+        defer { for handle in handles { try? handle?.close() } }
 
         let (stream, continuation) = AsyncStream.makeStream(of: Double.self)
         let began = start

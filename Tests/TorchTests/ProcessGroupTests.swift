@@ -93,7 +93,7 @@ import Torch
     @Test func slowAndMissingProcessesAreNamed() throws {
         let messages = Mutex<[Int: String]>([:])
         let isDone = Mutex(false)
-        try Self.inGroup(of: 3, timeout: 2) { group in
+        try Self.inGroup(of: 3, timeout: 6) { group in
             if group.rank == 2 {
                 // Alive, but not at the exchange.
                 while !isDone.withLock({ $0 }) { Thread.sleep(forTimeInterval: 0.01) }

@@ -30,7 +30,8 @@ import Training
             String(decoding: try $0.values(as: UInt8.self), as: UTF8.self)
         }
         #expect(throws: TorchError.self) { try call("graft::profile_end") }
-        #expect(texts[0].contains("graft::linears\t1\t"))
+        // Operators of every thread are recorded, so those of other tests may be among them.
+        #expect(texts[0].contains("graft::linears\t"))
         #expect(texts[0].contains("AdaptedLinears"))
         // Chrome's format: complete events with times in microseconds.
         let trace = try JSON.parse(texts[1])
