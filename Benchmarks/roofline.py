@@ -1,9 +1,9 @@
 """The share of the machine's own rate of products that a training step reaches.
 
-`graft train --profile` measures, within the same run, the step's products with frozen weights by themselves: of each
-shape the quickest of four, with the weight as it is and in the layout of oneDNN's choice. The share is their time by
-that of the run's other steps, which nothing observes. Products are short enough to be measured between other programs'
-turns, steps are not: by processor time the share is what the step would reach if the cores were its own.
+`graft train --profile` measures, within the same run, the step's products with frozen weights by themselves: one after
+the other, each with its own weight, as it is and in the layout of oneDNN's choice; of each shape the quicker layout
+counts. The share is their time by that of the run's other steps, which nothing observes. By processor time it is what
+the step would reach if no core ever waited for the other.
 """
 
 import functools

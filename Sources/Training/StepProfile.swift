@@ -22,7 +22,7 @@ public final class StepProfile {
     public private(set) var seconds = 0.0
     /// The seconds that the step's products with frozen weights take by themselves, forward and backward.
     public var productSeconds: Double { products.best }
-    private var products = ProductTimes()
+    private var products = Products()
     /// The events for Chrome's trace viewer (`chrome://tracing`, Perfetto), JSON.
     private var trace: [UInt8] = []
 
@@ -49,22 +49,31 @@ public final class StepProfile {
         rows.sort { $0.seconds > $1.seconds }
     }
 
-    /// Measures the products with frozen weights that a step has.
+    /// Measures the products with frozen weights that a step has, one after the other and each with its own weight: as in
+    /// the step, weights come from memory. Of a shape counts the layout that takes less time in all.
     ///
     /// - Parameters:
     ///   - backbone: The model.
     ///   - tokens: The tokens of the step.
     /// - Throws: `TorchError` when memory is short.
     func measureProducts(of backbone: any Backbone, tokens: Int) throws {
-        var known: [[Int]: ProductTimes] = [:]
-        products = try withoutGrad {
-            try backbone.linears.reduce(into: ProductTimes()) { sum, linear in
-                let shape = linear.weight.frozen.shape
-                let times =
-                    try known[shape] ?? Self.times(of: linear.weight.values(dtype: backbone.dtype), tokens: tokens)
-                known[shape] = times
-                sum.add(times)
+        var shapes: [ProductShape: ProductTimes] = [:]
+        try withoutGrad {
+            for linear in backbone.linears {
+                let weight = try linear.weight.values(dtype: backbone.dtype)
+                for isBackward in [false, true] {
+                    let matrix = try isBackward ? weight.transposed() : weight
+                    let shape = ProductShape(sizes: matrix.shape, isBackward: isBackward)
+                    var times = try shapes[shape] ?? ProductTimes(of: weight, matrix, tokens: tokens)
+                    try times.add(matrix)
+                    shapes[shape] = times
+                }
             }
+        }
+        products = shapes.values.reduce(into: Products()) {
+            $0.plain += $1.plain
+            $0.packed += $1.packed
+            $0.best += min($1.plain, $1.packed)
         }
     }
 
@@ -91,22 +100,6 @@ public final class StepProfile {
     func write(to layout: RunLayout) throws {
         try AtomicFile.write(text, to: layout.profile)
         try AtomicFile.write(String(decoding: trace, as: UTF8.self), to: layout.trace)
-    }
-
-    /// The seconds of a forward and a backward product, each the quickest of four, in chunks as the loss has them.
-    private static func times(of weight: Tensor, tokens: Int) throws -> ProductTimes {
-        let count = min(tokens, SupervisedObjective().tokensOfChunk(of: weight, vocabulary: weight.size(0)))
-        return try [weight, weight.transposed()].reduce(into: ProductTimes()) { sum, matrix in
-            let vectors = try Tensor.ones([count, matrix.size(1)], dtype: weight.dtype, device: weight.device)
-            let quickest = try [matrix, packedWeight(matrix, rows: count)].map { layout in
-                try (0..<4).reduce(Double.infinity) { least, _ in
-                    let start = ContinuousClock.now
-                    _ = try unrecordedProduct(vectors, layout)
-                    return min(least, start.duration(to: .now) / .seconds(1) * Double(tokens) / Double(count))
-                }
-            }
-            sum.add(ProductTimes(plain: quickest[0], packed: quickest[1], best: min(quickest[0], quickest[1])))
-        }
     }
 
     /// Adds up the operators' lines by kind.
@@ -154,14 +147,43 @@ public final class StepProfile {
 }
 
 /// Seconds of products, with the weights as they are, in the layout of the library's choice, and in the quicker of both.
-private struct ProductTimes {
+private struct Products {
     var plain = 0.0
     var packed = 0.0
     var best = 0.0
+}
 
-    mutating func add(_ other: ProductTimes) {
-        plain += other.plain
-        packed += other.packed
-        best += other.best
+private struct ProductShape: Hashable {
+    var sizes: [Int]
+    var isBackward: Bool
+}
+
+/// Seconds of the products of one shape.
+private struct ProductTimes {
+    private(set) var plain = 0.0
+    private(set) var packed = 0.0
+    /// What the weights are multiplied with, and how often in a step: in chunks, as the loss has them.
+    private let vectors: Tensor
+    private let chunks: Double
+
+    /// Makes ready, so that nothing is measured for the first time.
+    init(of weight: Tensor, _ matrix: Tensor, tokens: Int) throws {
+        let count = min(tokens, SupervisedObjective().tokensOfChunk(of: weight, vocabulary: weight.size(0)))
+        // Values that differ: a product of ones draws less power, and so may run faster.
+        let values = try Tensor.arange(count * matrix.size(1), dtype: .float32, device: weight.device).cos()
+        vectors = try values.to(dtype: weight.dtype).reshaped([count, matrix.size(1)])
+        chunks = Double(tokens) / Double(count)
+        for layout in [matrix, try packedWeight(matrix, rows: count)] { _ = try unrecordedProduct(vectors, layout) }
+    }
+
+    mutating func add(_ matrix: Tensor) throws {
+        plain += try seconds(matrix)
+        packed += try seconds(packedWeight(matrix, rows: vectors.size(0)))
+    }
+
+    private func seconds(_ layout: Tensor) throws -> Double {
+        let start = ContinuousClock.now
+        _ = try unrecordedProduct(vectors, layout)
+        return start.duration(to: .now) / .seconds(1) * chunks
     }
 }
