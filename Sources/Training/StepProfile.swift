@@ -49,8 +49,10 @@ public final class StepProfile {
         rows.sort { $0.seconds > $1.seconds }
     }
 
-    /// Measures the products with frozen weights that a step has, one after the other and each with its own weight: as in
-    /// the step, weights come from memory. Of a shape counts the layout that takes less time in all.
+    /// Measures the products with frozen weights that a step has.
+    ///
+    /// They run one after the other, each with its own weight, which comes from memory as in the step. Of a shape counts
+    /// the layout that takes less time in all.
     ///
     /// - Parameters:
     ///   - backbone: The model.
