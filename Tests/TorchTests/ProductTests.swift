@@ -130,5 +130,8 @@ import Torch
         #expect(found.shape == [input.size(0), weight.size(0)], comment)
         #expect(found.dtype == input.dtype, comment)
         #expect(try excess.maximum().item(as: Double.self) <= 0, comment)
+        // Of many outputs, not all cancel out: the whole is nearer still.
+        guard weight.size(0) >= 32 else { return }
+        #expect(try relativeError(found, exact) < (input.dtype == .float32 ? 1e-6 : 0x1.01p-8), comment)
     }
 }

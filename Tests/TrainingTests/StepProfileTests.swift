@@ -30,13 +30,15 @@ import Training
             String(decoding: try $0.values(as: UInt8.self), as: UTF8.self)
         }
         #expect(throws: TorchError.self) { try call("graft::profile_end") }
-        // Operators of every thread are recorded, so those of other tests may be among them.
         #expect(texts[0].contains("graft::linears\t"))
         #expect(texts[0].contains("AdaptedLinears"))
         // Chrome's format: complete events with times in microseconds.
         let trace = try JSON.parse(texts[1])
         let events = try #require(trace["traceEvents"]?.array)
-        #expect(events.contains { $0["name"]?.string == "graft::linears" })
+        // Operators of every thread are recorded, so those of other tests may be among them.
+        let begin = try #require(events.first { $0["name"]?.string == "graft::profile_begin" })
+        let own = events.filter { $0["tid"]?.int == begin["tid"]?.int }
+        #expect(own.count { $0["name"]?.string == "graft::linears" } == 1)
         #expect(events.allSatisfy { $0["ph"]?.string == "X" && ($0["dur"]?.double ?? -1) >= 0 })
     }
 }
